@@ -15,7 +15,7 @@ from federation.cli.options import add_config
 
 if TYPE_CHECKING:
     from federation.core.config.authorities.settings import AuthorityConfig
-    from federation.signer.authorities.canary import CheckResult
+    from federation.signer.authorities.canary import CanaryCheck
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,7 +59,7 @@ def _check(args: argparse.Namespace) -> int:
     return int(any(_failed(findings) for _, findings in checked))
 
 
-def _document(authority: AuthorityConfig, findings: list[CheckResult]) -> dict[str, object]:
+def _document(authority: AuthorityConfig, findings: list[CanaryCheck]) -> dict[str, object]:
     rows = [
         {
             "check": f.check,
@@ -73,11 +73,11 @@ def _document(authority: AuthorityConfig, findings: list[CheckResult]) -> dict[s
     return {"ok": not _failed(findings), "name": authority.name, "kind": authority.kind, "checks": rows}
 
 
-def _failed(findings: list[CheckResult]) -> bool:
+def _failed(findings: list[CanaryCheck]) -> bool:
     return any(finding.outcome == "failed" for finding in findings)
 
 
-async def _ask(args: argparse.Namespace) -> list[tuple[AuthorityConfig, list[CheckResult]]]:
+async def _ask(args: argparse.Namespace) -> list[tuple[AuthorityConfig, list[CanaryCheck]]]:
     """What was found of the authority, and of the successor where there is one."""
     from federation.runtime.clock import SystemClock
     from federation.runtime.config_source import ConfigSource

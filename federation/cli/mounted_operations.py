@@ -19,10 +19,10 @@ from federation.status.encoding import encode_answer
 from federation.status.model import ProblemDetails
 from federation.status.rotation import operation_view
 from federation.status.rotation_model import OperationView
-from federation.status.view import ConfigView
+from federation.status.view import ConfigStatus
 
 
-def operation_mac(config: ConfigView) -> OperationMac:
+def operation_mac(config: ConfigStatus) -> OperationMac:
     """The MAC of this controller: by the operate token, else by a key of this process alone."""
     drawn = os.urandom(32)
 
@@ -35,7 +35,7 @@ def operation_mac(config: ConfigView) -> OperationMac:
 
 def operations(
     store: StateStore,
-    config: ConfigView,
+    config: ConfigStatus,
     clock: Clock,
     mac: OperationMac,
     *,

@@ -26,7 +26,7 @@ import msgspec
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import MAX_BYTES, parse_config
 from federation.core.documents.trust import Proposal
-from federation.core.errors import ConfigurationError, FederationError, Finding, InvalidValue
+from federation.core.errors import ConfigurationError, FederationError, InvalidValue, Mistake
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
 from federation.files import read_now
@@ -350,15 +350,15 @@ def with_pin(text: str, pin: NewPin, *, file: str) -> tuple[str, HubConfig]:
     kept = replace(after.trust, anchors=before.trust.anchors) == before.trust
     if not (same and kept and [anchor.sha256 for anchor in added] == [pin.sha256]):
         raise ConfigurationError(
-            [Finding(file, "trust.anchors", "cannot be extended without changing something else", _BY_HAND)]
+            [Mistake(file, "trust.anchors", "cannot be extended without changing something else", _BY_HAND)]
         )
     return extended, after
 
 
-def _why(error: ConfigurationError, file: str) -> Finding:
+def _why(error: ConfigurationError, file: str) -> Mistake:
     if any(finding.problem.startswith("is not TOML") for finding in error.findings):  # the text before was
-        return Finding(file, "trust.anchors", "is written inline, so no table can follow it", _BY_HAND)
-    return Finding(file, "", "with this pin it could not be used", "nothing was written")
+        return Mistake(file, "trust.anchors", "is written inline, so no table can follow it", _BY_HAND)
+    return Mistake(file, "", "with this pin it could not be used", "nothing was written")
 
 
 def _quoted(text: str) -> str:

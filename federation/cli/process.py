@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from federation.core.clock import Clock
 from federation.core.config.hub import StateConfig
 from federation.core.config.types import Address
-from federation.core.errors import ConfigurationError, Finding, NotReady
+from federation.core.errors import ConfigurationError, Mistake, NotReady
 from federation.runtime import logs, processes
 from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
@@ -182,5 +182,5 @@ async def _objects(state: StateConfig, clock: Clock) -> AsyncIterator[StateStore
 
 def _missing(key: str) -> ConfigurationError:
     return ConfigurationError(
-        [Finding("clusters.toml", f"state.{key}", "is missing", "say where the state is")]
+        [Mistake("clusters.toml", f"state.{key}", "is missing", "say where the state is")]
     )

@@ -17,7 +17,7 @@ from federation.clusters.members import Members
 from federation.controller.generations import Ledger, require_mesh
 from federation.controller.in_force import TrustState
 from federation.controller.member import Member, MemberDependencies
-from federation.controller.proof.listener_check import Aim, Arrival, SignerListener, listener_address
+from federation.controller.proof.listener_check import Aim, ListenerCheck, SignerListener, listener_address
 from federation.controller.proof.matrix import Absent, ContentReader, Participant, apply_staleness, prove
 from federation.controller.publication.observed import ReadContent
 from federation.controller.rotation.cleanup import Leftovers
@@ -100,7 +100,7 @@ class Leader:
         self._signer_address = signer_address
         self._changed = changed
         self._listener = SignerListener(clock)
-        self._arrival = Arrival(clock)
+        self._arrival = ListenerCheck(clock)
         self._shown: frozenset[str] = frozenset()
         self._proposals = Proposals()
         self._kept = StoredProposals(store, self._proposals)

@@ -16,7 +16,7 @@ from federation.controller.cluster_report import STARTING, derive_health, public
 from federation.controller.in_force import TrustState
 from federation.controller.own_certificates import OwnAccount
 from federation.controller.proof.listener_check import SignerListener
-from federation.controller.proof.matrix import Absent, Content, ContentReader, Participant
+from federation.controller.proof.matrix import Absent, BundleContent, ContentReader, Participant
 from federation.controller.proof.probe import Probe
 from federation.controller.publication import istiod_certificate
 from federation.controller.publication.cluster_trust_bundle import (
@@ -42,10 +42,10 @@ from federation.controller.publication.observed import (
     LEFT,
     MOST_READ,
     ClusterWatch,
+    ForeignContents,
     HealthCheck,
     ReadBack,
     ReadContent,
-    Reading,
     read_back,
 )
 from federation.controller.publication.publisher import Lag, Publisher
@@ -129,7 +129,7 @@ class Member:
         self._around = around
         self._clock = around.clock
         self._contents = Contents(ours=around.trust.is_ours)
-        self._reading = Reading(
+        self._reading = ForeignContents(
             self._contents,
             where=str(config.name),
             budget=session.budget,
@@ -695,15 +695,15 @@ class Member:
             (f"{content.where}: {NOT_READ}" for content in contents if content.problem == NOT_READ), ""
         )
 
-    def _content(self, digest: str, counted: ReadBack) -> Content:
+    def _content(self, digest: str, counted: ReadBack) -> BundleContent:
         return self._read(digest, counted.where(digest))
 
-    def _bundle_content(self, observed: ObservedTrustBundle) -> Content:
+    def _bundle_content(self, observed: ObservedTrustBundle) -> BundleContent:
         return self._read(observed.sha256, f"ClusterTrustBundle {self._bundle.name}")
 
-    def _read(self, digest: str, where: str) -> Content:
+    def _read(self, digest: str, where: str) -> BundleContent:
         if digest not in self._contents:
-            return Content(
+            return BundleContent(
                 digest, (), where, problem="more different contents are there than the hub remembers"
             )
         if self._around.trust.is_ours(digest):
@@ -712,8 +712,8 @@ class Member:
             return self._around.reader.read(pem, sha256=digest, where=where, generation=number)
         read = self._reading.of(digest)
         if read is None:
-            return Content(digest, (), where, problem=NOT_READ)
-        return Content(digest, read.certificates, where, 0, read.problem)
+            return BundleContent(digest, (), where, problem=NOT_READ)
+        return BundleContent(digest, read.certificates, where, 0, read.problem)
 
     def _no_leaf(self) -> str:
         if self._probe.problem is not None:

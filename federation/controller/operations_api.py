@@ -13,7 +13,6 @@ JSON (which a form cannot), and where a browser says where a request comes from,
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from aiohttp import hdrs, web
 from federation.controller.rotation.operations import VERBS, OperationDesk
 from federation.core.clock import Clock
 from federation.core.config.hub import HubConfig
+from federation.core.config.types import is_loopback
 from federation.core.documents.controller import Operation
 from federation.core.errors import InvalidValue, NotReady, StateUnavailable
 
@@ -58,12 +58,12 @@ def is_local(request: web.Request) -> bool:
     """True for a caller on this machine that uses a local name, which no web page has (DNS rebinding)."""
     transport = request.transport
     ends = [transport.get_extra_info(end) for end in ("sockname", "peername")] if transport else [None]
-    if not all(end and _is_loopback(str(end[0])) for end in ends):
+    if not all(end and is_loopback(str(end[0])) for end in ends):
         return False
     if any(header in request.headers for header in FORWARDED):
         return False
     host = _host_of(f"//{request.host}")
-    return host in LOCAL_NAMES or _is_loopback(host)
+    return host in LOCAL_NAMES or is_loopback(host)
 
 
 def is_same_origin(request: web.Request) -> bool:
@@ -89,13 +89,6 @@ def _host_of(url: str) -> str:
         return ""
 
 
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
 PATH: Final = "/api/v1/operations"
 MOST_BYTES: Final = 16 * 1024
 BODY_TIMEOUT: Final = 10.0  # seconds for a body to arrive
@@ -118,7 +111,7 @@ class OperationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     arguments: dict[str, str] = {}
 
 
-class Problem(Protocol):
+class MakesProblemAnswer(Protocol):
     """Makes an error answer (RFC 9457)."""
 
     def __call__(
@@ -134,7 +127,7 @@ class Problem(Protocol):
         ...
 
 
-class ConfigView(Protocol):
+class RunningConfig(Protocol):
     """The configuration that runs."""
 
     @property
@@ -159,11 +152,11 @@ class OperationsApi:
     def __init__(
         self,
         desk: OperationDesk,
-        config: ConfigView,
+        config: RunningConfig,
         *,
         clock: Clock,
         encode: Callable[[Operation], bytes],
-        problem: Problem,
+        problem: MakesProblemAnswer,
         may_operate: Callable[[web.Request], bool],
         leads: Callable[[], bool],
     ) -> None:

@@ -71,7 +71,7 @@ class FederationError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Mistake:
     """One mistake in something an operator wrote: where it is, what is wrong and how to correct it."""
 
     file: str
@@ -89,7 +89,7 @@ class ConfigurationError(FederationError):
 
     default_reason = "configuration"
 
-    def __init__(self, findings: Iterable[Finding]) -> None:
+    def __init__(self, findings: Iterable[Mistake]) -> None:
         self.findings = tuple(findings)
         first = str(self.findings[0]) if self.findings else "configuration refused"
         more = f" (and {len(self.findings) - 1} more)" if len(self.findings) > 1 else ""

@@ -32,8 +32,8 @@ from federation.core.errors import (
     ClusterUnauthorized,
     ConfigurationError,
     FederationError,
-    Finding,
     InvalidValue,
+    Mistake,
 )
 from federation.core.identity import ClusterName
 from federation.core.pki.pem import der_blocks
@@ -437,4 +437,4 @@ async def _in_thread(source: str, function: Callable[P, T], *args: P.args, **kwa
 
 
 def _refused(file: str, key: str, problem: str, remedy: str) -> ConfigurationError:
-    return ConfigurationError([Finding(file, key, problem, remedy)])
+    return ConfigurationError([Mistake(file, key, problem, remedy)])

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from federation.core.errors import ConfigurationError, Finding, InvalidValue
+from federation.core.errors import ConfigurationError, InvalidValue, Mistake
 from federation.kubernetes.safe_yaml import load_yaml
 
 MAX_KUBECONFIG_BYTES: Final = 1024 * 1024
@@ -256,7 +256,7 @@ msgspec.json.Decoder(_Kubeconfig)
 @lru_cache(maxsize=2)  # one file with a context for each of two hundred clusters is read two hundred times
 def _decode(text: bytes, file: str) -> _Kubeconfig:
     def refuse(key: str, problem: str, remedy: str) -> ConfigurationError:
-        return ConfigurationError([Finding(file, key, problem, remedy)])
+        return ConfigurationError([Mistake(file, key, problem, remedy)])
 
     if len(text) > MAX_KUBECONFIG_BYTES:
         raise refuse(
@@ -302,10 +302,10 @@ def without_nulls(value: Any) -> Any:
 class _Findings:
     def __init__(self, file: str) -> None:
         self.file = file
-        self.found: list[Finding] = []
+        self.found: list[Mistake] = []
 
-    def add(self, key: str, problem: str, remedy: str) -> list[Finding]:
-        self.found.append(Finding(self.file, key, problem, remedy))
+    def add(self, key: str, problem: str, remedy: str) -> list[Mistake]:
+        self.found.append(Mistake(self.file, key, problem, remedy))
         return self.found
 
     def one(self, entries: Sequence[Named | None], name: str, kind: str, what: str) -> Named | None:

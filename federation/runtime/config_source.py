@@ -11,7 +11,7 @@ from typing import Final
 from federation.core.clock import Clock
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import MAX_BYTES, parse_config
-from federation.core.errors import ConfigurationError, Finding
+from federation.core.errors import ConfigurationError, Mistake
 from federation.core.identity import another_mesh
 from federation.files import READ_TIMEOUT, read_bounded, read_in_time
 
@@ -97,7 +97,7 @@ class ConfigSource:
         if config.trust_domain != running:
             problem = f"is changed from {running} to {config.trust_domain}, which is another mesh"
             raise ConfigurationError(
-                [Finding(str(self.path), "trust_domain", problem, another_mesh(running))]
+                [Mistake(str(self.path), "trust_domain", problem, another_mesh(running))]
             )
 
     def _require_the_same_state(self, config: HubConfig) -> None:
@@ -114,7 +114,7 @@ class ConfigSource:
                 "put it back. To move the state, stop every role, copy all of it to the new place, change this and "
                 "start every role"
             )
-            raise ConfigurationError([Finding(str(self.path), "state", problem, remedy)])
+            raise ConfigurationError([Mistake(str(self.path), "state", problem, remedy)])
 
     def _require_the_names_in_use(self, config: HubConfig) -> None:
         """Raise ConfigurationError where the listener is to lose a name: agents that call it by that verify it.
@@ -130,7 +130,7 @@ class ConfigSource:
                 "put it back, and a new name beside it; once every pod was restarted with the new address, take the "
                 "old one out and restart every role"
             )
-            raise ConfigurationError([Finding(str(self.path), "listener.server_names", problem, remedy)])
+            raise ConfigurationError([Mistake(str(self.path), "listener.server_names", problem, remedy)])
 
     async def changed(self, after_digest: str) -> HubConfig:
         """The configuration in force as soon as its digest differs from ``after_digest``."""
@@ -180,4 +180,4 @@ class ConfigSource:
         except OSError as error:
             problem, remedy = f"cannot be read: {error.strerror}", "check the path and its permissions"
         self._seen = None
-        raise ConfigurationError([Finding(str(self.path), "", problem, remedy)])
+        raise ConfigurationError([Mistake(str(self.path), "", problem, remedy)])

@@ -281,7 +281,7 @@ class StateThrottled(StateUnavailable):
         self.retry_after = retry_after
 
 
-class Calls:
+class StoreCalls:
     """The calls of one store. ``timeout`` in seconds for one request, ``budget`` for all attempts at it."""
 
     def __init__(

@@ -30,7 +30,7 @@ from msgspec.structs import replace
 
 from federation.core.clock import Clock
 from federation.core.errors import ClusterConflict, ClusterGone, ClusterNotFound, StateUnavailable
-from federation.state.kubernetes_documents import MISSING, NOT_KUBERNETES, Calls, StateThrottled
+from federation.state.kubernetes_documents import MISSING, NOT_KUBERNETES, StateThrottled, StoreCalls
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class LeaseTimings:
 
 @contextlib.asynccontextmanager
 async def leading(
-    calls: Calls,
+    calls: StoreCalls,
     clock: Clock,
     *,
     namespace: str,
@@ -67,7 +67,7 @@ async def leading(
 ) -> AsyncIterator[LeaseLeadership]:
     """Wait for the Lease, renew it, and release it at the end."""
     holder = f"{identity[:MAX_IDENTITY]}_{random_bytes(8).hex()}"
-    lease = Lease(calls, namespace=namespace, name=name)
+    lease = LeadershipLease(calls, namespace=namespace, name=name)
     election = Election(lease, clock, holder=holder, timings=timings, jitter=jitter)
     try:
         leadership = await election.acquire()
@@ -114,7 +114,13 @@ class Election:
     """One candidate for one Lease."""
 
     def __init__(
-        self, lease: Lease, clock: Clock, *, holder: str, timings: LeaseTimings, jitter: random.Random
+        self,
+        lease: LeadershipLease,
+        clock: Clock,
+        *,
+        holder: str,
+        timings: LeaseTimings,
+        jitter: random.Random,
     ) -> None:
         self._lease = lease
         self._clock = clock
@@ -274,13 +280,13 @@ class _Lease(msgspec.Struct):
 _lease = msgspec.json.Decoder(_Lease)
 
 
-class Lease:
+class LeadershipLease:
     """The object, and its content when it was last seen.
 
     Everything raises StateUnavailable; the writes raise ClusterConflict where another process wrote to it.
     """
 
-    def __init__(self, calls: Calls, *, namespace: str, name: str) -> None:
+    def __init__(self, calls: StoreCalls, *, namespace: str, name: str) -> None:
         self.name: Final = name
         self.spec = LeaseSpec()
         self._calls = calls
@@ -319,7 +325,7 @@ class Lease:
         return msgspec.json.encode(
             {
                 "apiVersion": "coordination.k8s.io/v1",
-                "kind": "Lease",
+                "kind": "LeadershipLease",
                 "metadata": metadata,
                 "spec": fields,
             }
@@ -330,7 +336,11 @@ class Lease:
             found = _lease.decode(answer)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise self._garbage(str(error)[:200]) from None
-        if found.kind != "Lease" or found.metadata.name != self.name or not found.metadata.resource_version:
+        if (
+            found.kind != "LeadershipLease"
+            or found.metadata.name != self.name
+            or not found.metadata.resource_version
+        ):
             raise self._garbage("it is another object")
         self._version, self.spec = found.metadata.resource_version, found.spec or LeaseSpec()
         return self.spec

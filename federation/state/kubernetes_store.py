@@ -49,10 +49,10 @@ from federation.core.errors import (
 from federation.state.kubernetes_documents import (
     MISSING,
     NOT_KUBERNETES,
-    Calls,
     Draft,
     Found,
     KubernetesApi,
+    StoreCalls,
     opened,
     pack,
     unpack,
@@ -129,10 +129,10 @@ class KubernetesStore:
         self._lease = lease
         self._random_bytes = random_bytes
         self._objects = Objects(
-            Calls(api, clock, timeout=request_timeout, budget=timeout, jitter=jitter), clock
+            StoreCalls(api, clock, timeout=request_timeout, budget=timeout, jitter=jitter), clock
         )
         short = min(LEASE_TIMEOUT, request_timeout)
-        self._lease_calls = Calls(api, clock, timeout=short, budget=short, jitter=jitter)
+        self._lease_calls = StoreCalls(api, clock, timeout=short, budget=short, jitter=jitter)
         self._versions: dict[str, str] = {}  # of what this process wrote last, and is the only writer of
         self._listed: dict[tuple[str, str], set[str]] = {}
 
@@ -401,7 +401,7 @@ class DocumentAddress:
 class Objects:
     """The objects of one store. Everything raises StateUnavailable; what else is raised is said."""
 
-    def __init__(self, calls: Calls, clock: Clock) -> None:
+    def __init__(self, calls: StoreCalls, clock: Clock) -> None:
         self._calls = calls
         self._clock = clock
         self._seen: dict[str, float] = {}  # when a namespace was last seen to be there

@@ -24,11 +24,11 @@ from federation.status.answers import PAGE_POLICY, Handler, add_headers, answer,
 from federation.status.authorization import Guard
 from federation.status.encoding import answer_schemas, encode_answer, instant
 from federation.status.metrics import CONTENT_TYPE, hub_metrics
-from federation.status.model import Clusters, FederationStatus, Generations, Readiness
+from federation.status.model import Clusters, FederationStatus, GenerationsView, Readiness
 from federation.status.rotation import operation_view, rotation_view
 from federation.status.rotation_model import Operations
 from federation.status.snapshot import SnapshotReader
-from federation.status.view import ConfigView, StatusSource
+from federation.status.view import ConfigStatus, StatusSource
 
 Schemas = Sequence[type[msgspec.Struct]]
 
@@ -69,7 +69,7 @@ PATHS: Final[dict[str, tuple[str, type[msgspec.Struct] | str]]] = {
     "/api/v1/matrix": ("Every ordered pair of clusters.", model.MatrixView),
     "/api/v1/bundle": ("The bundle in force, with provenance and expiries.", model.BundleView),
     "/api/v1/bundle.pem": ("The bundle in force as PEM.", "application/x-pem-file"),
-    "/api/v1/generations": ("The newest generations of trust.", model.Generations),
+    "/api/v1/generations": ("The newest generations of trust.", model.GenerationsView),
     "/api/v1/rotation": (
         "The rotation under way or the last one with all evidence; null where none ever was, 503 where not known.",
         rotation_model.RotationView,
@@ -147,7 +147,7 @@ PAGE: Final = {
 def create_app(
     *,
     store: StateStore,
-    config: ConfigView,
+    config: ConfigStatus,
     clock: Clock,
     report: Callable[[], ControllerReport] | None = None,
     mounted: Mounted = NOTHING,
@@ -275,7 +275,7 @@ class _Api:
 
     async def generations(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        return answer(request, encode_answer(Generations(generations=status.generations)))
+        return answer(request, encode_answer(GenerationsView(generations=status.generations)))
 
     async def rotation(self, request: web.Request) -> web.StreamResponse:
         """The whole record of the rotation; ``null`` where none ever was, 503 where that is not known."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import math
 import os
@@ -25,10 +24,11 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from federation.core.config.hub import StatusConfig
-from federation.core.errors import ConfigurationError, Finding, InvalidValue
+from federation.core.config.types import is_loopback
+from federation.core.errors import ConfigurationError, InvalidValue, Mistake
 from federation.files import read_in_time
 from federation.status.answers import Handler, problem
-from federation.status.view import ConfigView
+from federation.status.view import ConfigStatus
 
 _logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ async def check_tokens(status: StatusConfig) -> None:
     Raises ConfigurationError. A file that cannot be read is no reason: it is logged, and no caller is let in until
     it can be.
     """
-    findings: list[Finding] = []
+    findings: list[Mistake] = []
     tokens: list[bytes] = []
     for key, file in _files(status):
         try:
@@ -155,10 +155,10 @@ async def check_tokens(status: StatusConfig) -> None:
                 why,
             )
         except InvalidValue as error:
-            findings.append(Finding(str(file), key, error.what, error.remedy))
+            findings.append(Mistake(str(file), key, error.what, error.remedy))
     if len(tokens) == 2 and is_same(*tokens):
         findings.append(
-            Finding(
+            Mistake(
                 str(status.operate_token_file),
                 OPERATE_KEY,
                 "it holds the token that reads",
@@ -202,7 +202,7 @@ class Guard:
     may read as well.
     """
 
-    def __init__(self, config: ConfigView, *, unguarded: frozenset[str]) -> None:
+    def __init__(self, config: ConfigStatus, *, unguarded: frozenset[str]) -> None:
         self._config = config
         self._unguarded = unguarded
         self._reads = asyncio.Semaphore(MOST_READS)
@@ -281,18 +281,11 @@ async def usable_token(file: Path) -> bytes | None:
 
 def _local_only(request: web.Request) -> web.Response | None:
     sockname = request.transport.get_extra_info("sockname") if request.transport else None
-    if not sockname or not _is_loopback(str(sockname[0])):
+    if not sockname or not is_loopback(str(sockname[0])):
         return problem(
             403, "Forbidden", "no token is configured, so only callers on the hub's machine are answered"
         )
     host = request.host.rsplit(":", 1)[0] if not request.host.endswith("]") else request.host
-    if host not in LOCAL_NAMES and not _is_loopback(host.strip("[]")):
+    if host not in LOCAL_NAMES and not is_loopback(host.strip("[]")):
         return problem(403, "Forbidden", "no token is configured, so only local names are answered")
     return None
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import ssl
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import aiohttp
 import msgspec
 
 from federation.core.config.hub import StatusConfig
+from federation.core.config.types import is_loopback
 from federation.core.errors import FederationError, Unavailable
 from federation.files import read_in_time
 from federation.status.encoding import decode_answer
@@ -147,7 +147,7 @@ class StatusClient:
         if self.token_file is None:
             return {}
         parts = urlsplit(self.url)
-        if parts.scheme != "https" and not _is_local(parts.hostname or ""):
+        if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
             raise ValueError("a token is not sent over plain HTTP to another machine; use https")
         with self.token_file.open("rb") as opened:
             token = opened.read(MOST_TOKEN_BYTES).strip()
@@ -165,15 +165,6 @@ async def _read(file: Path | None, read: Callable[[], T]) -> T:
         return await read_in_time(str(file or ""), read)
     except TimeoutError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def add_client_arguments(parser: argparse.ArgumentParser) -> None:

@@ -452,7 +452,7 @@ class Clusters(msgspec.Struct, frozen=True, kw_only=True):
     clusters: list[ClusterView]
 
 
-class Generations(msgspec.Struct, frozen=True, kw_only=True):
+class GenerationsView(msgspec.Struct, frozen=True, kw_only=True):
     """Answer of ``/api/v1/generations``, newest first."""
 
     generations: list[GenerationView]

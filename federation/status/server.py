@@ -26,13 +26,13 @@ from federation.core.clock import Clock
 from federation.core.config.types import Address
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.signer import SignerReport
-from federation.core.errors import ConfigurationError, Finding, Overloaded
+from federation.core.errors import ConfigurationError, Mistake, Overloaded
 from federation.files import read_in_time
 from federation.status.answers import HEADERS, Handler, add_headers, answer, errors_into_problems, problem
 from federation.status.app import PROBES, healthz, readiness
 from federation.status.authorization import Guard
 from federation.status.metrics import CONTENT_TYPE, role_metrics
-from federation.status.view import ConfigView
+from federation.status.view import ConfigStatus
 
 _logger = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ class ReloadedTls:
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 [
-                    Finding(
+                    Mistake(
                         file=str(certificate_file),
                         key="status.certificate_file",
                         problem=f"it cannot be used with {key_file}: {getattr(error, 'strerror', None) or error}",
@@ -296,7 +296,7 @@ def create_probes_app(ready: Callable[[], Awaitable[bool]]) -> web.Application:
 
 
 def create_health_app(
-    report: Callable[[], SignerReport | ControllerReport], *, config: ConfigView, clock: Clock
+    report: Callable[[], SignerReport | ControllerReport], *, config: ConfigStatus, clock: Clock
 ) -> web.Application:
     """``/healthz``, ``/readyz`` and ``/metrics``; the status token guards the last as it does on the hub."""
 

@@ -159,7 +159,7 @@ def _controllers(snapshot: Snapshot) -> list[ControllerView]:
     return views
 
 
-class ConfigView(Protocol):
+class ConfigStatus(Protocol):
     """The configuration that runs, and what was wrong with one that was refused since."""
 
     @property
@@ -179,7 +179,7 @@ class StatusSource:
     Where no document says since when, it is the time at which this process first saw it.
     """
 
-    def __init__(self, reader: SnapshotReader, config: ConfigView, clock: Clock) -> None:
+    def __init__(self, reader: SnapshotReader, config: ConfigStatus, clock: Clock) -> None:
         self._reader = reader
         self._config = config
         self._clock = clock

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from federation.cli.main import VERBS, build_parser, explain, main
-from federation.core.errors import ConfigurationError, Finding, NotReady
+from federation.core.errors import ConfigurationError, Mistake, NotReady
 from tests.cli.running import environment, federation
 from tests.support.patience import PATIENCE
 
@@ -134,7 +134,7 @@ def test_errors_inside_a_task_group_are_printed_like_any_other(capsys: pytest.Ca
     group = BaseExceptionGroup("unhandled errors", [ExceptionGroup("inner", [inner])])
     assert explain(group) == 1
     assert capsys.readouterr().err == "federation: listener: cannot listen (free the port)\n"
-    findings = ConfigurationError([Finding("f", "a", "is wrong", "repair it"), Finding("f", "b", "too", "")])
+    findings = ConfigurationError([Mistake("f", "a", "is wrong", "repair it"), Mistake("f", "b", "too", "")])
     assert explain(ExceptionGroup("group", [inner, findings])) == 2
     assert capsys.readouterr().err.splitlines()[1:] == ["federation: f: a: is wrong. repair it", "f: b: too."]
 

@@ -16,7 +16,7 @@ from federation.core.errors import (
     ClusterUnreachable,
     ConfigurationError,
     FederationError,
-    Finding,
+    Mistake,
 )
 
 
@@ -30,7 +30,7 @@ from federation.core.errors import (
         (ClusterGarbage("x"), "unavailable", "garbage"),
         (ClusterForbidden("x"), "degraded", "forbidden"),
         (ClusterThrottled("x"), "degraded", "throttled"),
-        (ConfigurationError([Finding("f", "k", "p", "r")]), "unavailable", "configuration"),
+        (ConfigurationError([Mistake("f", "k", "p", "r")]), "unavailable", "configuration"),
     ],
 )
 def test_each_trouble_is_reported_as_exactly_that(error: FederationError, state: str, reason: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from federation.controller.proof.handshake import Credential
-from federation.controller.proof.matrix import Content, ContentReader, Participant
+from federation.controller.proof.matrix import BundleContent, ContentReader, Participant
 from federation.core.identity import SpiffeId
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import private_key_pem
@@ -35,7 +35,7 @@ def leaf(
     return (certificate, *issuer.chain)
 
 
-def content(*anchors: str, generation: int = 1) -> Content:
+def content(*anchors: str, generation: int = 1) -> BundleContent:
     pem = encode_certificates(sorted((root(a).certificate for a in anchors), key=lambda c: c.sha256))
     digest = "-".join(anchors) or "none"
     if not anchors:

@@ -12,7 +12,7 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.controller.proof.listener_check import EACH, MOST_CONNECTIONS, Aim, Arrival
+from federation.controller.proof.listener_check import EACH, MOST_CONNECTIONS, Aim, ListenerCheck
 from federation.core.config.types import Address
 from federation.core.documents.controller import ListenerReport
 from federation.core.documents.signer import SignerReport
@@ -64,7 +64,7 @@ def states(report: ListenerReport) -> dict[str, str]:
 
 async def test_connections_are_made_until_every_signer_was_met() -> None:
     one, two = served(number=1), served(number=2)
-    network, arrival = Network([one, one, one, two]), Arrival(VirtualClock(pki.NOW))
+    network, arrival = Network([one, one, one, two]), ListenerCheck(VirtualClock(pki.NOW))
     signers = [signer("one", one, CA.certificate), signer("two", two, CA.certificate)]
     report = await arrival.prove(AIM, signers, interval=30.0, greet=network.greet)
     assert states(report) == {"one": "proved", "two": "proved"}
@@ -76,7 +76,7 @@ async def test_connections_are_made_until_every_signer_was_met() -> None:
 async def test_what_was_met_is_met_again_when_anything_has_changed_and_from_time_to_time() -> None:
     one, two = served(number=1), served(number=2)
     clock = VirtualClock(pki.NOW)
-    network, arrival = Network([one]), Arrival(clock)
+    network, arrival = Network([one]), ListenerCheck(clock)
 
     async def connections(aim: Aim, shown: Certificate) -> int:
         before = network.connections
@@ -100,7 +100,7 @@ async def test_what_was_met_is_met_again_when_anything_has_changed_and_from_time
 
 async def test_a_signer_that_no_connection_meets_is_not_proved() -> None:
     one, two = served(number=1), served(number=2)
-    network, arrival = Network([one]), Arrival(VirtualClock(pki.NOW))
+    network, arrival = Network([one]), ListenerCheck(VirtualClock(pki.NOW))
     signers = [signer("one", one, CA.certificate), signer("two", two, CA.certificate)]
     report = await arrival.prove(AIM, signers, interval=30.0, greet=network.greet)
     assert states(report) == {"one": "proved", "two": "not_met"}
@@ -123,7 +123,7 @@ async def test_a_signer_that_no_connection_meets_is_not_proved() -> None:
 async def test_what_the_verifiers_of_a_mesh_refuse_is_refused_whatever_a_connection_says(
     shown: Certificate, reported: str
 ) -> None:
-    arrival = Arrival(VirtualClock(pki.NOW))
+    arrival = ListenerCheck(VirtualClock(pki.NOW))
     report = await arrival.prove(
         AIM, [signer("one", shown, CA.certificate)], interval=30.0, greet=Network([shown]).greet
     )
@@ -133,7 +133,7 @@ async def test_what_the_verifiers_of_a_mesh_refuse_is_refused_whatever_a_connect
 
 async def test_an_expired_one_is_refused_and_one_that_new_connections_refuse_as_well() -> None:
     clock, shown = VirtualClock(pki.NOW), served()
-    arrival, refusal = Arrival(clock), ssl.SSLCertVerificationError("refused")
+    arrival, refusal = ListenerCheck(clock), ssl.SSLCertVerificationError("refused")
     refusal.verify_message, refusal.verify_code = "permitted subtree violation", 47
     report = await arrival.prove(
         AIM, [signer("one", shown, CA.certificate)], interval=30.0, greet=Network([refusal]).greet
@@ -148,7 +148,7 @@ async def test_an_expired_one_is_refused_and_one_that_new_connections_refuse_as_
 
 
 async def test_a_signer_that_says_nothing_of_its_door_is_not_proved() -> None:
-    arrival = Arrival(VirtualClock(pki.NOW))
+    arrival = ListenerCheck(VirtualClock(pki.NOW))
     report = await arrival.prove(AIM, [signer("one")], interval=30.0, greet=Network([served()]).greet)
     assert states(report) == {"one": "not_met"}
     assert "does not report" in report.signers[0].detail
@@ -161,7 +161,9 @@ async def test_proved_is_only_what_a_connection_of_this_round_has_met(data: st.D
     answers: list[Certificate | Exception] = [*listeners, OSError("down")]
     met = data.draw(st.lists(st.sampled_from(answers), min_size=1, max_size=6))
     signers = [signer(f"s{n}", listener, CA.certificate) for n, listener in enumerate(listeners)]
-    report = await Arrival(VirtualClock(pki.NOW)).prove(AIM, signers, interval=30.0, greet=Network(met).greet)
+    report = await ListenerCheck(VirtualClock(pki.NOW)).prove(
+        AIM, signers, interval=30.0, greet=Network(met).greet
+    )
     for listener in report.signers:
         assert (listener.state == "proved") is any(
             isinstance(answer, Certificate) and answer.sha256 == listener.sha256 for answer in met

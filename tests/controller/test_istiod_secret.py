@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from federation.controller.publication.istiod_secret import (
     Examined,
     ObservedSecret,
+    SecretStep,
     Sight,
-    Step,
-    Wanted,
+    WantedSecret,
     apply_body,
     decode_secret,
     examine,
@@ -39,7 +39,7 @@ from tests.support import pki
 
 NAMES = ("istiod.istio-system.svc", "istio-pilot.istio-system.svc")
 ISSUER = intermediate().certificate.sha256
-WANTED = Wanted(NAMES, ISSUER, root().pem, (root().certificate,))
+WANTED = WantedSecret(NAMES, ISSUER, root().pem, (root().certificate,))
 NOW = START + timedelta(minutes=5)
 LIFE = timedelta(days=1)
 
@@ -65,7 +65,7 @@ def observed(
 GOOD = observed()
 
 
-def step(secret: ObservedSecret | None, wanted: Wanted = WANTED, at: datetime = NOW) -> Step:
+def step(secret: ObservedSecret | None, wanted: WantedSecret = WANTED, at: datetime = NOW) -> SecretStep:
     examined = examine(secret, wanted, at) if secret is not None else None
     leaf = examined.chain[0] if examined is not None and examined.chain else None
     renew_at = renewal_of(leaf, None) if leaf is not None else None
@@ -78,33 +78,33 @@ UNREADABLE = b"-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END C
 @pytest.mark.parametrize(
     ("secret", "wanted"),
     [
-        (GOOD, Step.KEEP),
-        (observed(ours=False), Step.KEEP),
-        (observed(type="Opaque"), Step.KEEP),
-        (observed(names=(*NAMES, "istiod-old.istio-system.svc")), Step.KEEP),
-        (None, Step.ISSUE),
-        (observed(ca=b""), Step.REWRITE),
-        (observed(ca=root("b").pem), Step.REWRITE),
-        (observed(ca=WANTED.bundle + b"\n"), Step.REWRITE),
-        (observed(key=b""), Step.ISSUE),
-        (observed(key=private_key_pem(pki.key("another"))), Step.ISSUE),
-        (observed(certificate=b""), Step.ISSUE),
-        (observed(certificate=b"nonsense", ours=False), Step.ISSUE),
-        (observed(names=NAMES[:1]), Step.ISSUE),
+        (GOOD, SecretStep.KEEP),
+        (observed(ours=False), SecretStep.KEEP),
+        (observed(type="Opaque"), SecretStep.KEEP),
+        (observed(names=(*NAMES, "istiod-old.istio-system.svc")), SecretStep.KEEP),
+        (None, SecretStep.ISSUE),
+        (observed(ca=b""), SecretStep.REWRITE),
+        (observed(ca=root("b").pem), SecretStep.REWRITE),
+        (observed(ca=WANTED.bundle + b"\n"), SecretStep.REWRITE),
+        (observed(key=b""), SecretStep.ISSUE),
+        (observed(key=private_key_pem(pki.key("another"))), SecretStep.ISSUE),
+        (observed(certificate=b""), SecretStep.ISSUE),
+        (observed(certificate=b"nonsense", ours=False), SecretStep.ISSUE),
+        (observed(names=NAMES[:1]), SecretStep.ISSUE),
         (
             observed(intermediate("another", below="a")),
-            Step.ISSUE,
+            SecretStep.ISSUE,
         ),  # of the same root, and not the one ordered
-        (observed(intermediate("stranger")), Step.ISSUE),
-        (observed(intermediate("stranger"), ours=False), Step.LEAVE),
-        (observed(intermediate("stranger"), names=("elsewhere.svc",), ours=False), Step.LEAVE),
-        (observed(certificate=b"text\n" + GOOD.certificate, ours=False), Step.KEEP),  # as Go reads it
-        (observed(certificate=b"text\n" + GOOD.certificate), Step.KEEP),
-        (observed(certificate=UNREADABLE, ours=False), Step.LEAVE),  # Go may read what is not read here
-        (observed(certificate=UNREADABLE), Step.ISSUE),
+        (observed(intermediate("stranger")), SecretStep.ISSUE),
+        (observed(intermediate("stranger"), ours=False), SecretStep.LEAVE),
+        (observed(intermediate("stranger"), names=("elsewhere.svc",), ours=False), SecretStep.LEAVE),
+        (observed(certificate=b"text\n" + GOOD.certificate, ours=False), SecretStep.KEEP),  # as Go reads it
+        (observed(certificate=b"text\n" + GOOD.certificate), SecretStep.KEEP),
+        (observed(certificate=UNREADABLE, ours=False), SecretStep.LEAVE),  # Go may read what is not read here
+        (observed(certificate=UNREADABLE), SecretStep.ISSUE),
     ],
 )
-def test_what_is_done_about_it(secret: ObservedSecret | None, wanted: Step) -> None:
+def test_what_is_done_about_it(secret: ObservedSecret | None, wanted: SecretStep) -> None:
     assert step(secret) is wanted
 
 
@@ -124,10 +124,10 @@ def test_another_cas_certificate_is_left_alone_whatever_kind_its_key_is_of(
     algorithm = hashes.SHA512() if isinstance(key, ec.EllipticCurvePrivateKey) else None
     leaf = made.add_extension(san, critical=False).sign(key, algorithm)
     secret = observed(certificate=leaf.public_bytes(serialization.Encoding.PEM), key=pem, ours=False)
-    assert step(secret) is Step.LEAVE
-    assert step(secret, at=NOW + LIFE) is Step.ISSUE
-    assert step(msgspec.structs.replace(secret, key=b"")) is Step.ISSUE
-    assert step(msgspec.structs.replace(secret, ours=True)) is Step.ISSUE
+    assert step(secret) is SecretStep.LEAVE
+    assert step(secret, at=NOW + LIFE) is SecretStep.ISSUE
+    assert step(msgspec.structs.replace(secret, key=b"")) is SecretStep.ISSUE
+    assert step(msgspec.structs.replace(secret, ours=True)) is SecretStep.ISSUE
 
 
 def test_of_any_number_of_certificates_no_more_than_a_path_has_are_looked_at() -> None:
@@ -171,17 +171,17 @@ def test_it_is_renewed_at_two_thirds_and_replaced_at_its_end() -> None:
     leaf = examine(GOOD, WANTED, NOW).chain[0]
     begin = leaf.not_before
     due = begin + (leaf.not_after - begin) * 2 / 3
-    assert step(GOOD, at=due - timedelta(seconds=1)) is Step.KEEP
-    assert step(GOOD, at=due) is Step.ISSUE
+    assert step(GOOD, at=due - timedelta(seconds=1)) is SecretStep.KEEP
+    assert step(GOOD, at=due) is SecretStep.ISSUE
     stranger = observed(intermediate("stranger"), ours=False)
     end = examine(stranger, WANTED, NOW).chain[0].not_after
-    assert step(stranger, at=end - timedelta(seconds=1)) is Step.LEAVE
-    assert step(stranger, at=end) is Step.ISSUE
+    assert step(stranger, at=end - timedelta(seconds=1)) is SecretStep.LEAVE
+    assert step(stranger, at=end) is SecretStep.ISSUE
 
 
 def test_where_no_order_names_an_issuer_any_of_the_bundle_will_do() -> None:
     secret = observed(intermediate("another", below="a"))
-    assert step(secret, replace(WANTED, issuer=""), at=datetime.now(UTC)) is Step.KEEP
+    assert step(secret, replace(WANTED, issuer=""), at=datetime.now(UTC)) is SecretStep.KEEP
 
 
 def test_what_is_backdated_is_renewed_by_when_it_was_issued() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from federation.controller.publication import observed as module
 from federation.controller.publication.config_map import Contents
-from federation.controller.publication.observed import MOST_READ, Reading
+from federation.controller.publication.observed import MOST_READ, ForeignContents
 from federation.core.errors import ClusterOverBudget
 from federation.core.pki.pem import parse_certificates
 from federation.kubernetes.budget import CpuBudget
@@ -39,7 +39,7 @@ class Tenant:
         self.contents = Contents()
         self.held: set[str] = set()
         self.read: list[str] = []
-        self.reading = Reading(
+        self.reading = ForeignContents(
             self.contents,
             where="west",
             budget=CpuBudget("west", clock=self.clock),

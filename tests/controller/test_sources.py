@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from federation.controller.sources.anchors import (
     OK,
-    Content,
+    FileContent,
     Gathered,
     SourceFiles,
     combine,
@@ -49,25 +49,25 @@ def pin(name: str, **options: object) -> AnchorPin:
     )
 
 
-def damaged(name: str, how: str) -> Content:
+def damaged(name: str, how: str) -> FileContent:
     whole = pki.root(name).pem
     match how:
         case "vanished":
-            return Content(problem="it cannot be read: No such file or directory")
+            return FileContent(problem="it cannot be read: No such file or directory")
         case "empty":
-            return Content(b"")
+            return FileContent(b"")
         case "cut":
-            return Content(whole[: len(whole) // 2])
+            return FileContent(whole[: len(whole) // 2])
         case "another":
-            return Content(pki.root("stranger").pem)
+            return FileContent(pki.root("stranger").pem)
         case "key":
-            return Content(whole + private_key_pem(pki.root(name).key))
+            return FileContent(whole + private_key_pem(pki.root(name).key))
         case _:
-            return Content(b"\x00\xff not PEM")
+            return FileContent(b"\x00\xff not PEM")
 
 
-def good(name: str) -> Content:
-    return Content(pki.root(name).pem)
+def good(name: str) -> FileContent:
+    return FileContent(pki.root(name).pem)
 
 
 def names_of(bundle: TrustBundle | None) -> set[str]:
@@ -98,7 +98,7 @@ def test_a_pin_with_a_cluster_is_an_accepted_anchor_of_it() -> None:
 
 
 def test_several_pins_may_share_a_file() -> None:
-    both = Content(pki.root("a").pem + pki.root("b").pem)
+    both = FileContent(pki.root("a").pem + pki.root("b").pem)
     pins = [pin("a"), AnchorPin(file=Path("a.pem"), sha256=pin("b").sha256, trust_domain=DOMAIN)]
     gathered = gather_pins(pins, {Path("a.pem"): both}, {})
     assert len(gathered.anchors) == 2
@@ -126,7 +126,7 @@ def test_an_anchor_that_was_never_read_is_lacking(how: str) -> None:
 def test_a_pinned_certificate_that_is_no_root_is_refused() -> None:
     certificate = pki.intermediate().certificate
     wrong = AnchorPin(file=Path("i.pem"), sha256=certificate.sha256, trust_domain=DOMAIN)
-    gathered = gather_pins([wrong], {Path("i.pem"): Content(certificate.pem)}, {})
+    gathered = gather_pins([wrong], {Path("i.pem"): FileContent(certificate.pem)}, {})
     assert not gathered.anchors
     assert "self-signed" in gathered.sources["i.pem"]
 
@@ -180,18 +180,18 @@ def test_intermediates_get_in_only_below_a_pinned_root() -> None:
     anchors = gather_pins([pin("a")], {Path("a.pem"): good("a")}, {}).anchors
     own, strange = pki.intermediate(), pki.intermediate("s1", pki.root("stranger"))
 
-    def gather(content: Content, known: tuple[Certificate, ...] = ()) -> Gathered:
+    def gather(content: FileContent, known: tuple[Certificate, ...] = ()) -> Gathered:
         return gather_intermediates(
             "chain.pem", content, anchors=anchors, known=known, trust_domain=DOMAIN, at=pki.NOW
         )
 
-    fine = gather(Content(own.chain_pem + own.root.pem))
+    fine = gather(FileContent(own.chain_pem + own.root.pem))
     assert [anchor.certificate for anchor in fine.anchors] == [own.certificate]
     assert fine.anchors[0].kind == "intermediate"
-    refused = gather(Content(strange.chain_pem))
+    refused = gather(FileContent(strange.chain_pem))
     assert not refused.anchors
     assert "none was known before" in refused.sources["chain.pem (intermediates)"]
-    kept = gather(Content(strange.chain_pem), (own.certificate, strange.certificate))
+    kept = gather(FileContent(strange.chain_pem), (own.certificate, strange.certificate))
     assert [anchor.certificate for anchor in kept.anchors] == [own.certificate]
     assert not kept.lacking
     plan = plan_bundle(combine(gather_pins([pin("a")], {Path("a.pem"): good("a")}, {}), fine), None)
@@ -204,7 +204,7 @@ def test_an_intermediate_goes_out_with_its_root() -> None:
     anchors = gather_pins([pin("b")], {Path("b.pem"): good("b")}, {}).anchors
     gathered = gather_intermediates(
         "chain.pem",
-        Content(problem="it cannot be read"),
+        FileContent(problem="it cannot be read"),
         anchors=anchors,
         known=(own.certificate,),
         trust_domain=DOMAIN,
@@ -226,7 +226,7 @@ async def test_chains_that_signers_report_are_all_of_them_or_a_problem(tmp_path:
         )
         await store.write(f"signers/{name}", encode(report))
     both = pki.intermediate("a").chain_pem + pki.intermediate("b").chain_pem
-    assert await reported_chains(store) == Content(both)
+    assert await reported_chains(store) == FileContent(both)
     if damage == "garbage":
         await store.write("signers/b", b"garbage")
     elif damage == "cut":
@@ -243,7 +243,7 @@ async def test_files_are_read_whole_and_failures_are_told(tmp_path: Path) -> Non
     (tmp_path / "large.pem").write_bytes(b"\n" * (1024 * 1024 + 1))
     paths = [tmp_path / name for name in ("a.pem", "large.pem", "missing.pem", ".")]
     found = await SourceFiles().read(paths)
-    assert found[paths[0]] == Content(pki.root("a").pem)
+    assert found[paths[0]] == FileContent(pki.root("a").pem)
     assert "larger than" in found[paths[1]].problem
     assert "No such file" in found[paths[2]].problem
     assert "directory" in found[paths[3]].problem

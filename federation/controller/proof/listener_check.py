@@ -69,7 +69,7 @@ class _Shown:
 
 
 @dataclass(slots=True)
-class Arrival:
+class ListenerCheck:
     """Proves the listener of every signer: again after any change of it, and every ``interval`` seconds."""
 
     clock: Clock

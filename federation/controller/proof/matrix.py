@@ -40,7 +40,7 @@ from federation.core.pki.pem import parse_certificates
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class BundleContent:
     """One of the distinct contents that workloads of a cluster trust, as it was read back.
 
     ``where`` says who holds it, in words; ``generation`` is its number, 0 where it is none of ours. What
@@ -61,14 +61,14 @@ class ContentReader:
         self._most = most
         self._parsed: OrderedDict[str, tuple[tuple[Certificate, ...], str]] = OrderedDict()
 
-    def read(self, pem: bytes, *, sha256: str, where: str, generation: int = 0) -> Content:
+    def read(self, pem: bytes, *, sha256: str, where: str, generation: int = 0) -> BundleContent:
         """The content with that digest; what is no PEM of certificates gives one that trusts nothing."""
         if sha256 not in self._parsed:
             self._parsed[sha256] = _parse(pem)
             if len(self._parsed) > self._most:
                 self._parsed.popitem(last=False)
         certificates, problem = self._parsed[sha256]
-        return Content(sha256, certificates, where, generation, problem)
+        return BundleContent(sha256, certificates, where, generation, problem)
 
 
 def _parse(pem: bytes) -> tuple[tuple[Certificate, ...], str]:
@@ -89,10 +89,10 @@ class Participant:
     chain: tuple[Certificate, ...]
     key_pem: bytes = field(repr=False)
     identity: SpiffeId
-    contents: tuple[Content, ...]
+    contents: tuple[BundleContent, ...]
     generation: int = 0
 
-    def content(self, sha256: str) -> Content | None:
+    def content(self, sha256: str) -> BundleContent | None:
         """The content of that digest."""
         return next((content for content in self.contents if content.sha256 == sha256), None)
 
@@ -111,8 +111,8 @@ class Case:
 
     client: Participant
     server: Participant
-    client_trust: Content
-    server_trust: Content
+    client_trust: BundleContent
+    server_trust: BundleContent
 
     def credential(self, side: Side) -> Credential:
         """What that side brings to the handshake."""
@@ -125,7 +125,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class PairRefusal:
     """Who refused whom and why; the same for every pair of clusters that are equal to the two."""
 
     side: Side
@@ -148,7 +148,7 @@ class Explainer:
     anchors: Sequence[Certificate]
     at: datetime
 
-    def explain(self, case: Case, error: HandshakeError) -> Refusal:
+    def explain(self, case: Case, error: HandshakeError) -> PairRefusal:
         """Say why the case failed."""
         side = error.side
         if error.reason == "credential":
@@ -169,9 +169,11 @@ class Explainer:
                 what = f"that leaf cannot be used at all: {error.what}"
             case _:
                 what = error.what
-        return Refusal(side, what, trust.sha256)
+        return PairRefusal(side, what, trust.sha256)
 
-    def _refused(self, other: Participant, trust: Content, purpose: Purpose, error: HandshakeError) -> str:
+    def _refused(
+        self, other: Participant, trust: BundleContent, purpose: Purpose, error: HandshakeError
+    ) -> str:
         try:
             verify_chain(other.chain, trust.certificates, self.at, purpose=purpose)
         except InvalidValue as problem:
@@ -182,7 +184,9 @@ class Explainer:
             )
         return f"OpenSSL refuses it: {error.what}"
 
-    def _missing(self, other: Participant, trust: Content, purpose: Purpose, problem: InvalidValue) -> str:
+    def _missing(
+        self, other: Participant, trust: BundleContent, purpose: Purpose, problem: InvalidValue
+    ) -> str:
         """Which anchor would be needed, and whether it is on its way."""
         number = self.generation.number if self.generation else 0
         try:
@@ -273,7 +277,7 @@ class ProofPlan:
         client: Participant | Absent,
         server: Participant | Absent,
         outcomes: Mapping[tuple[_ClassKey, _ClassKey], Failure | None],
-        refusals: Mapping[tuple[_ClassKey, _ClassKey], Refusal],
+        refusals: Mapping[tuple[_ClassKey, _ClassKey], PairRefusal],
     ) -> tuple[str, str]:
         if client.cluster == server.cluster:
             return "-", ""

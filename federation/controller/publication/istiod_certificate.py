@@ -36,9 +36,9 @@ from federation.controller.publication.istiod_secret import (
     MOST_NAMES,
     Examined,
     ObservedSecret,
+    SecretStep,
     Sight,
-    Step,
-    Wanted,
+    WantedSecret,
     apply_body,
     decode_secret,
     dns_names,
@@ -344,8 +344,8 @@ class _SecretPublisher:
             jitter=around.jitter,
             on_change=self._noticed,
         )
-        self._wanted: tuple[tuple[str, tuple[str, ...], str], Wanted] | None = None
-        self._judged: tuple[ObservedSecret, Wanted, datetime, Examined] | None = None
+        self._wanted: tuple[tuple[str, tuple[str, ...], str], WantedSecret] | None = None
+        self._judged: tuple[ObservedSecret, WantedSecret, datetime, Examined] | None = None
         self._issued: tuple[str, datetime] | None = (
             None  # SHA-256 of the last one that was got here, and when
         )
@@ -393,7 +393,7 @@ class _SecretPublisher:
             self._contention.strike(self.namespace, now)
             self._restoring = True
 
-    def _want(self) -> Wanted | None:
+    def _want(self) -> WantedSecret | None:
         """What the Secret is to hold now, the same object while that does not change; None without a bundle."""
         generation = self._around.generation()
         if generation is None:
@@ -404,10 +404,10 @@ class _SecretPublisher:
             if self._wanted is not None:
                 self._retry_at = 0.0  # what was in the way may be gone
             bundle = bundle_of(generation)
-            self._wanted = key, Wanted(names, key[2], bundle.pem, bundle.certificates)
+            self._wanted = key, WantedSecret(names, key[2], bundle.pem, bundle.certificates)
         return self._wanted[1]
 
-    def _examine(self, observed: ObservedSecret, wanted: Wanted) -> Examined:
+    def _examine(self, observed: ObservedSecret, wanted: WantedSecret) -> Examined:
         """The Secret judged, again only where it, what is wanted or the time has changed that much."""
         now = self._clock.now()
         if self._judged is not None:
@@ -427,7 +427,7 @@ class _SecretPublisher:
             return False
         examined = self._examine(observed, wanted)
         renew_at = self._renew_at(examined)
-        return next_step(examined, wanted, renew_at=renew_at, now=self._clock.now()) is Step.KEEP
+        return next_step(examined, wanted, renew_at=renew_at, now=self._clock.now()) is SecretStep.KEEP
 
     def _renew_at(self, examined: Examined | None) -> datetime | None:
         if examined is None or not examined.chain:
@@ -456,7 +456,7 @@ class _SecretPublisher:
         observed = watch.secret
         examined = self._examine(observed, wanted) if observed is not None else None
         step = next_step(examined, wanted, renew_at=self._renew_at(examined), now=self._clock.now())
-        if step in {Step.KEEP, Step.LEAVE}:
+        if step in {SecretStep.KEEP, SecretStep.LEAVE}:
             self._settle()
             return
         now = self._clock.monotonic()
@@ -488,10 +488,14 @@ class _SecretPublisher:
     # Doing it
 
     async def _write(
-        self, observed: ObservedSecret | None, examined: Examined | None, wanted: Wanted, step: Step
+        self,
+        observed: ObservedSecret | None,
+        examined: Examined | None,
+        wanted: WantedSecret,
+        step: SecretStep,
     ) -> None:
         """Write the Secret with what it has, or with a certificate that is got for it. Raises FederationError."""
-        if step is Step.REWRITE and observed is not None:
+        if step is SecretStep.REWRITE and observed is not None:
             certificate, key = observed.certificate, observed.key
         else:
             private = ec.generate_private_key(ec.SECP256R1())
@@ -523,10 +527,12 @@ class _SecretPublisher:
         if self._restoring:
             self._restoring = False
             self._restored += 1
-        what = "only ca.crt is new" if step is Step.REWRITE else f"for {', '.join(wanted.names)}"
+        what = "only ca.crt is new" if step is SecretStep.REWRITE else f"for {', '.join(wanted.names)}"
         _logger.info("istiod's certificate is written to %s: %s", self._name, what, extra=self._fields)
 
-    async def _get(self, key: ec.EllipticCurvePrivateKey, examined: Examined | None, wanted: Wanted) -> Reply:
+    async def _get(
+        self, key: ec.EllipticCurvePrivateKey, examined: Examined | None, wanted: WantedSecret
+    ) -> Reply:
         """A certificate for that key, which the bundle verifies."""
         names = x509.SubjectAlternativeName([x509.DNSName(name) for name in wanted.names])
         reply = await self._account.request(names, key, lifetime=0)
@@ -541,7 +547,7 @@ class _SecretPublisher:
             )
         return reply
 
-    def _would_wait(self, examined: Examined, wanted: Wanted) -> bool:
+    def _would_wait(self, examined: Examined, wanted: WantedSecret) -> bool:
         """Whether nothing but the issuer is wrong with what is there: then another one of it would be no gain."""
         renew_at = self._renew_at(examined)
         if not examined.serves or renew_at is None or self._clock.now() >= renew_at:

@@ -178,7 +178,7 @@ def apply_body(
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedSecret:
     """What the Secret is to hold: a certificate for ``names`` of ``issuer`` (SHA-256; empty: any), and the bundle."""
 
     names: tuple[str, ...]
@@ -216,7 +216,7 @@ class Examined:
         return self.chain[0].not_after.timestamp() if self.chain else 0.0
 
 
-def examine(observed: ObservedSecret, wanted: Wanted, at: datetime) -> Examined:
+def examine(observed: ObservedSecret, wanted: WantedSecret, at: datetime) -> Examined:
     """Judge what a Secret holds at that time. It verifies signatures: keep the result while nothing changes."""
     current = observed.ca == wanted.bundle
     anchors = _fingerprints(observed.ca)
@@ -247,7 +247,7 @@ def examine(observed: ObservedSecret, wanted: Wanted, at: datetime) -> Examined:
     return replace(examined, root=path[-1].sha256, problem=problem)
 
 
-class Step(Enum):
+class SecretStep(Enum):
     """What is to be done about a Secret."""
 
     KEEP = "keep"
@@ -256,20 +256,22 @@ class Step(Enum):
     ISSUE = "issue"  # it needs another certificate
 
 
-def next_step(examined: Examined | None, wanted: Wanted, *, renew_at: datetime | None, now: datetime) -> Step:
+def next_step(
+    examined: Examined | None, wanted: WantedSecret, *, renew_at: datetime | None, now: datetime
+) -> SecretStep:
     """What is to be done; ``examined`` is None where there is no Secret, ``renew_at`` is of its certificate."""
     if examined is None:
-        return Step.ISSUE
+        return SecretStep.ISSUE
     if examined.foreign:
-        return Step.LEAVE
+        return SecretStep.LEAVE
     if not examined.serves or is_of_another_issuer(examined, wanted):
-        return Step.ISSUE
+        return SecretStep.ISSUE
     if renew_at is not None and now >= renew_at:
-        return Step.ISSUE
-    return Step.KEEP if examined.current else Step.REWRITE
+        return SecretStep.ISSUE
+    return SecretStep.KEEP if examined.current else SecretStep.REWRITE
 
 
-def is_of_another_issuer(examined: Examined, wanted: Wanted) -> bool:
+def is_of_another_issuer(examined: Examined, wanted: WantedSecret) -> bool:
     """Whether another intermediate signs for the cluster by order than the one that issued this certificate."""
     return bool(wanted.issuer) and examined.issuer != wanted.issuer
 
@@ -347,7 +349,7 @@ class Sight:
     present: bool | None = None
     unwatched: ClusterError | None = None
     fresh: bool = False
-    wanted: Wanted | None = None
+    wanted: WantedSecret | None = None
     examined: Examined | None = None
     renew_at: datetime | None = None
     withheld: str = ""
@@ -402,7 +404,7 @@ def _foreign(sight: Sight, examined: Examined) -> IstiodCertificateState:
     return _certificate_state("foreign", detail, remedy)
 
 
-def _serving(sight: Sight, examined: Examined, wanted: Wanted) -> IstiodCertificateState:
+def _serving(sight: Sight, examined: Examined, wanted: WantedSecret) -> IstiodCertificateState:
     """Of one that serves, and may be about to be replaced."""
     problem = f": {sight.problem.diagnostics()}" if sight.problem is not None else ""
     if sight.writers:

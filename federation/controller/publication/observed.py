@@ -405,7 +405,7 @@ class ReadContent:
     has_pem: bool = True
 
 
-class Reading:
+class ForeignContents:
     """The contents of one member that are not the hub's. ``present`` are the digests that it has now."""
 
     def __init__(

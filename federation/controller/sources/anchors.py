@@ -38,7 +38,7 @@ TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class FileContent:
     """The content of a file, or why it could not be read."""
 
     data: bytes = field(default=b"", repr=False)
@@ -51,19 +51,19 @@ class SourceFiles:
     def __init__(self, *, timeout: float = TIMEOUT) -> None:
         self._reading = Reading(timeout=timeout)
 
-    async def read(self, paths: Iterable[Path]) -> dict[Path, Content]:
+    async def read(self, paths: Iterable[Path]) -> dict[Path, FileContent]:
         """The content of each, all at once."""
         wanted = list(dict.fromkeys(paths))
         return dict(zip(wanted, await asyncio.gather(*map(self._one, wanted)), strict=True))
 
-    async def _one(self, path: Path) -> Content:
+    async def _one(self, path: Path) -> FileContent:
         try:
             data = await self._reading.read(str(path), partial(read_bounded, path, MAX_PEM_BYTES))
         except OSError as error:
-            return Content(problem=f"it cannot be read: {error.strerror or type(error).__name__}")
+            return FileContent(problem=f"it cannot be read: {error.strerror or type(error).__name__}")
         if len(data) > MAX_PEM_BYTES:
-            return Content(problem=f"it is larger than {MAX_PEM_BYTES} bytes")
-        return Content(data)
+            return FileContent(problem=f"it is larger than {MAX_PEM_BYTES} bytes")
+        return FileContent(data)
 
 
 OK = "ok"
@@ -81,7 +81,7 @@ class Gathered:
 
 
 def gather_pins(
-    pins: Sequence[AnchorPin], contents: Mapping[Path, Content], known: Mapping[str, Certificate]
+    pins: Sequence[AnchorPin], contents: Mapping[Path, FileContent], known: Mapping[str, Certificate]
 ) -> Gathered:
     """The anchors of these pins. ``known`` holds, by fingerprint, certificates that were good before."""
     shared = Counter(pin.file for pin in pins)
@@ -92,7 +92,9 @@ def gather_pins(
         source = str(pin.file) if shared[pin.file] == 1 else f"{pin.file} ({pin.sha256[:12]})"
         sources[source] = OK
         try:
-            certificate = _pinned(pin, contents.get(pin.file, Content(problem="it has not been read yet")))
+            certificate = _pinned(
+                pin, contents.get(pin.file, FileContent(problem="it has not been read yet"))
+            )
         except InvalidValue as error:
             last = known.get(pin.sha256)
             if last is None:
@@ -125,7 +127,7 @@ def _whose(pin: AnchorPin) -> str | None:
     return ", ".join([*names, *([f"{more} more"] if more else [])]) or None
 
 
-def _pinned(pin: AnchorPin, content: Content) -> Certificate:
+def _pinned(pin: AnchorPin, content: FileContent) -> Certificate:
     """The certificate of the file that the pin names; others in the file are not read further."""
     if content.problem:
         raise InvalidValue(content.problem)

@@ -23,7 +23,7 @@ from federation.controller.in_force import TrustState
 from federation.controller.sources.anchors import (
     OK,
     BundlePlan,
-    Content,
+    FileContent,
     Gathered,
     SourceFiles,
     combine,
@@ -55,7 +55,7 @@ _logger = logging.getLogger(__name__)
 
 def gather_intermediates(
     source: str,
-    content: Content,
+    content: FileContent,
     *,
     anchors: Sequence[Anchor],
     known: Sequence[Certificate],
@@ -87,7 +87,7 @@ def gather_intermediates(
     return Gathered(found, {f"{source} (intermediates)": state})
 
 
-def _chain(content: Content, roots: Sequence[Certificate], at: datetime) -> tuple[Certificate, ...]:
+def _chain(content: FileContent, roots: Sequence[Certificate], at: datetime) -> tuple[Certificate, ...]:
     if content.problem:
         raise InvalidValue(content.problem)
     certificates = parse_certificates(content.data, where="")
@@ -115,13 +115,15 @@ MOST_SIGNERS: Final = 256
 REPORTED: Final = "the signers' reports of the authority"
 
 
-async def reported_chains(store: StateStore) -> Content:
+async def reported_chains(store: StateStore) -> FileContent:
     """Every intermediate that any signer reports, each once; or in words why it is not known what they report."""
     chains: dict[str, None] = {}
     try:
         keys = await store.keys(SIGNERS)
         if len(keys) > MOST_SIGNERS:
-            return Content(problem=f"{len(keys)} signers have reports, and {MOST_SIGNERS} are read at most")
+            return FileContent(
+                problem=f"{len(keys)} signers have reports, and {MOST_SIGNERS} are read at most"
+            )
         for key, stored in (await read_many(store, keys)).items():
             if isinstance(stored, StateDamaged):
                 raise stored
@@ -130,10 +132,10 @@ async def reported_chains(store: StateStore) -> Content:
                 if authority is not None and authority.chain_pem:
                     chains[authority.chain_pem] = None
     except StateUnavailable as error:
-        return Content(problem=str(error))
+        return FileContent(problem=str(error))
     if not chains:
-        return Content(problem="no signer reports the authority's chain yet")
-    return Content("".join(chains).encode())
+        return FileContent(problem="no signer reports the authority's chain yet")
+    return FileContent("".join(chains).encode())
 
 
 MOST_SETBACKS: Final = 10
@@ -278,7 +280,7 @@ class TrustSources:
         gathered = combine(gather_pins(pins, contents, self._known), retained)
         if not config.trust.publish_intermediates:
             return gathered
-        chain = await reported_chains(self._store) if file is None else contents.get(file, Content())
+        chain = await reported_chains(self._store) if file is None else contents.get(file, FileContent())
         return combine(
             gathered,
             gather_intermediates(

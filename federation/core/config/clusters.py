@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Final
 
-from federation.core.config.mistakes import Place, Unread
+from federation.core.config.mistakes import DependsOnMistake, Place
 from federation.core.config.tables import Needed, Section
 from federation.core.config.types import (
     Array,
@@ -359,7 +359,7 @@ def _credentials(place: Place, table: ClusterTable) -> None:
     if len(own) < 2:
         check_credentials(place, table, _NO_KUBECONFIG)
     for role in own:
-        with suppress(Unread):
+        with suppress(DependsOnMistake):
             check_credentials(place.below(role), getattr(table, role), _NO_KUBECONFIG)
 
 
@@ -451,7 +451,7 @@ def _distinct(
 ) -> None:
     first: dict[Hashable, str] = {}
     for place, cluster in members:
-        with suppress(Unread):
+        with suppress(DependsOnMistake):
             value = value_of(cluster)
             if value is None:
                 continue

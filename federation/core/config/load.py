@@ -13,7 +13,7 @@ from federation.core.config.mistakes import Findings, Place
 from federation.core.config.rules import check_hub
 from federation.core.config.tables import read_tables
 from federation.core.config.types import ReadingContext
-from federation.core.errors import ConfigurationError, Finding
+from federation.core.errors import ConfigurationError, Mistake
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Far above what a thousand clusters need; a bigger file is something else."""
@@ -121,4 +121,4 @@ def _load(text: str, file: str) -> tuple[dict[str, object], str]:
 
 
 def _unreadable(file: str, problem: str, remedy: str) -> ConfigurationError:
-    return ConfigurationError([Finding(file, "", problem, remedy)])
+    return ConfigurationError([Mistake(file, "", problem, remedy)])

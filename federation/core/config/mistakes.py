@@ -12,7 +12,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Final, TypeVar
 
-from federation.core.errors import Finding
+from federation.core.errors import Mistake
 
 T = TypeVar("T")
 Convert = Callable[[object], T]
@@ -26,7 +26,7 @@ class Findings:
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.mistakes: list[Finding] = []
+        self.mistakes: list[Mistake] = []
         self.warnings: list[str] = []
         self.notices: list[str] = []
         self.former: dict[str, str] = {}
@@ -35,7 +35,7 @@ class Findings:
     def mistake(self, key: str, problem: str, remedy: str) -> None:
         """Record what refuses the file, under the name that is in it."""
         key = self.former.get(key, key)
-        self.mistakes.append(Finding(self.file, key, problem, remedy))
+        self.mistakes.append(Mistake(self.file, key, problem, remedy))
 
     def warning(self, key: str, meaning: str) -> None:
         """Record an option in force that an operator should keep seeing."""
@@ -46,7 +46,7 @@ class Findings:
         self.notices.append(f"{key} {meaning}")
 
 
-class Unread(Exception):
+class DependsOnMistake(Exception):
     """A rule needs a value that is missing or wrong: that mistake is known, and the rule has nothing to add."""
 
 
@@ -93,7 +93,7 @@ class Place:
     def check(self, table: T, *rules: Callable[[Place, T], None]) -> None:
         """Hold a table to rules between its values. A rule says nothing where a value that it needs cannot be used."""
         for rule in rules:
-            with suppress(Unread):
+            with suppress(DependsOnMistake):
                 rule(self, table)
 
 

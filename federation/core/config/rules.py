@@ -21,7 +21,7 @@ from federation.core.config.hub import (
     ObjectsTable,
     StatusConfig,
 )
-from federation.core.config.mistakes import Place, Unread, suggested_cluster
+from federation.core.config.mistakes import DependsOnMistake, Place, suggested_cluster
 from federation.core.config.types import is_plain_http
 
 
@@ -134,7 +134,7 @@ def _check_signer(place: Place, hub: HubTable) -> None:
     place = place.below("signer")
     place.check(hub, _ports_left, _conjur_ca_used, _authority, _successor, _rotation_leads_on)
     for name in ("authority", "successor"):
-        with suppress(Unread):
+        with suppress(DependsOnMistake):
             table = getattr(hub.signer, name)
             place.below(name).check((hub, table), _answers_in_time, _wrapped_for_one)
 

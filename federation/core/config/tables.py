@@ -7,7 +7,7 @@ come from the same classes. No value in an annotation may have the name of a key
 
 Pydantic checks nothing between fields while one of them is wrong. So a file with mistakes is read a second time, and
 keys that cannot be used are left out: :func:`read_tables` returns either whole tables or, with the findings, tables
-in which such a key raises :class:`~federation.core.config.mistakes.Unread` where a rule asks for it.
+in which such a key raises :class:`~federation.core.config.mistakes.DependsOnMistake` where a rule asks for it.
 
 No message of pydantic's is passed on as it is: it may repeat what the file holds, which may be a secret.
 """
@@ -31,7 +31,14 @@ from typing import (
     get_type_hints,
 )
 
-from federation.core.config.mistakes import Findings, Unread, describe, nearest, printable, suggestion
+from federation.core.config.mistakes import (
+    DependsOnMistake,
+    Findings,
+    describe,
+    nearest,
+    printable,
+    suggestion,
+)
 from federation.core.config.types import MISTAKE, Array, ReadingContext, Value, mistake, mistakes_at, one_of
 from federation.core.errors import InvalidValue
 
@@ -371,4 +378,4 @@ class _Partial:
 
 
 def _unread(_: object, name: str) -> object:
-    raise Unread(name)
+    raise DependsOnMistake(name)

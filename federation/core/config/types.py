@@ -43,11 +43,16 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """True where only this machine can connect; of names only ``localhost`` is taken to mean that."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        """True where only this machine can connect."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether that host, an address or a name, is this machine; of names only ``localhost`` is taken to mean that."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,7 +517,7 @@ def service_url(value: object) -> str:
         )
     if not _is_plain(text, parts) or not is_host(host) or port == 0:
         raise InvalidValue("is not an http(s) URL of a service", remedy=how)
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise InvalidValue(
             "is plain http to another machine",
             remedy="use https, with ca_file where its CA is your own; "
@@ -531,10 +536,6 @@ def _is_plain(text: str, parts: SplitResult) -> bool:
     if parts.scheme not in {"https", "http"} or "?" in text or "#" in text:
         return False
     return bool(_PATH.fullmatch(parts.path)) and not {".", ".."} & set(parts.path.split("/"))
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (is_ip(host) and ip_address(host).is_loopback)
 
 
 @read_as("path of a Unix socket", type="string", pattern="^(unix:(//)?)?/")

@@ -16,7 +16,7 @@ from cryptography import x509
 
 from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import Certificate, pem_encode
-from federation.core.pki.path_rules import Problem, Purpose, check_path, name
+from federation.core.pki.path_rules import PathFault, Purpose, check_path, name
 
 MAX_PATH: Final = 8
 """Certificates on one path; a mesh has three or four."""
@@ -64,7 +64,7 @@ def verify_chain(
         raise InvalidValue("the chain is empty", reason="empty_chain")
     ends = tuple(anchor for anchor in anchors if partial or anchor.is_self_signed)
     search = _Search(tuple(chain[1:]), ends)
-    closest: Problem | None = None
+    closest: PathFault | None = None
     for path in search.paths(chain[0]):
         problem = check_path(path, at, purpose)
         if problem is None:
@@ -119,12 +119,12 @@ class _Search:
 
     intermediates: tuple[Certificate, ...]
     anchors: tuple[Certificate, ...]
-    dead_end: Problem = field(init=False)
+    dead_end: PathFault = field(init=False)
     _depth: int = field(default=-1, init=False)
     _checks: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.dead_end = Problem("no_anchor", "there is no anchor to validate against")
+        self.dead_end = PathFault("no_anchor", "there is no anchor to validate against")
 
     def paths(self, certificate: Certificate) -> Iterator[tuple[Certificate, ...]]:
         """Every path from the certificate to an anchor, each certificate at most once."""
@@ -148,7 +148,7 @@ class _Search:
                 continue
             self._checks += 1
             if self._checks > MAX_SIGNATURE_CHECKS:
-                self.dead_end = Problem("too_complex", "the chain branches into more paths than are tried")
+                self.dead_end = PathFault("too_complex", "the chain branches into more paths than are tried")
                 self._depth = MAX_PATH
                 return
             if _is_issued_by(last, candidate):
@@ -196,37 +196,37 @@ def _identifies(certificate: Certificate, candidate: Certificate) -> bool:
     return not names or names[0].value == candidate.x509.issuer
 
 
-def _dead_end(certificate: Certificate, impostor: Certificate | None, other: Certificate | None) -> Problem:
+def _dead_end(certificate: Certificate, impostor: Certificate | None, other: Certificate | None) -> PathFault:
     if impostor is not None and certificate.is_signed_by_key_of(impostor):
-        return Problem(
+        return PathFault(
             "name_encoding",
             f"{name(certificate)} was signed by {impostor.subject}, and names it in another string type than that CA's"
             " certificate does: most verifiers take that for another name",
         )
     if impostor is not None:
-        return Problem(
+        return PathFault(
             "bad_signature",
             f"{name(certificate)} was not signed by the key of {impostor.subject} (key id {impostor.key_id}),"
             " which bears the name of its issuer",
         )
     if other is not None and certificate.is_signed_by(other):
-        return Problem(
+        return PathFault(
             "other_issuer",
             f"{name(certificate)} was signed by the key of {other.subject}, and its authority key identifier names"
             " another certificate of that CA than the one that is here: BoringSSL does not accept that",
         )
     if certificate.is_self_signed:
-        return Problem(
+        return PathFault(
             "no_anchor",
             f"no path to an anchor: the root {certificate.subject} (key id {certificate.key_id})"
             " is not in the bundle",
         )
-    return Problem(
+    return PathFault(
         "no_anchor",
         f"no path to an anchor: the issuer {certificate.issuer or 'without a name'}"
         f" (key id {certificate.authority_key_id or 'not given'}) is not in the bundle",
     )
 
 
-def _error(problem: Problem) -> InvalidValue:
+def _error(problem: PathFault) -> InvalidValue:
     return InvalidValue(problem.what, reason=problem.reason)

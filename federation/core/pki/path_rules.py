@@ -1,7 +1,7 @@
 """What RFC 5280, section 6.1, asks of each certificate on a path, and what verifiers of a mesh ask beyond it.
 
 A path is good where BoringSSL, Go and rustls all accept it; where they differ, the strictest counts. Each rule is one
-function that returns a :class:`Problem` or None. Signatures and names are ``chain``'s part: it decides which
+function that returns a :class:`PathFault` or None. Signatures and names are ``chain``'s part: it decides which
 certificate is above which; these rules decide whether that is allowed.
 
 Name constraints (RFC 5280, 4.2.1.10) of a CA apply to the names in the certificates below it: corporate roots like to
@@ -236,7 +236,7 @@ class Purpose(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class PathFault:
     """Why a path is not valid: a stable token and the words for people."""
 
     reason: str
@@ -272,7 +272,7 @@ _LEAF_BYTES: Final = 1536
 """What a leaf may have besides its issuer's name: keys and signatures of RSA-4096, and a long name, fit in."""
 
 
-def check_path(path: Sequence[Certificate], at: datetime, purpose: Purpose) -> Problem | None:
+def check_path(path: Sequence[Certificate], at: datetime, purpose: Purpose) -> PathFault | None:
     """The first rule that the path breaks at that time, or None.
 
     ``path`` runs from the certificate in question to the anchor, both included.
@@ -303,57 +303,59 @@ def name(certificate: Certificate) -> str:
     return certificate.uris[0] if certificate.uris else f"the certificate with serial {certificate.serial:x}"
 
 
-def _validity(certificate: Certificate, at: datetime) -> Problem | None:
+def _validity(certificate: Certificate, at: datetime) -> PathFault | None:
     if at > certificate.not_after:
-        return Problem("expired", f"{name(certificate)} expired at {_instant(certificate.not_after)}")
+        return PathFault("expired", f"{name(certificate)} expired at {_instant(certificate.not_after)}")
     if at < certificate.not_before:
-        return Problem(
+        return PathFault(
             "not_yet_valid", f"{name(certificate)} is valid only from {_instant(certificate.not_before)}"
         )
     return None
 
 
-def _key(certificate: Certificate) -> Problem | None:
+def _key(certificate: Certificate) -> PathFault | None:
     problem = key_problem(certificate)
     if not problem:
         return None
-    return Problem("weak_key", f"{name(certificate)} has a key that not all of {VERIFIERS} accept: {problem}")
+    return PathFault(
+        "weak_key", f"{name(certificate)} has a key that not all of {VERIFIERS} accept: {problem}"
+    )
 
 
-def _signature(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
+def _signature(certificate: Certificate, *, is_anchor: bool) -> PathFault | None:
     # an anchor is trusted for its key; no verifier relies on the signature on it
     problem = "" if is_anchor else signature_problem(certificate)
     if problem:
-        return Problem(
+        return PathFault(
             "weak_signature",
             f"{name(certificate)} is signed as not all of {VERIFIERS} accept: {problem}",
         )
     return None
 
 
-def _form(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
+def _form(certificate: Certificate, *, is_anchor: bool) -> PathFault | None:
     words = form_problem(certificate, is_anchor=is_anchor)
     if words:
-        return Problem(
+        return PathFault(
             "uncommon_form", f"{name(certificate)} is not read by every verifier of a mesh: {words}"
         )
     return None
 
 
-def _serial(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
+def _serial(certificate: Certificate, *, is_anchor: bool) -> PathFault | None:
     """RFC 5280, 4.1.2.2. Nothing depends on an anchor's number, and real roots have the serial number 0."""
     if is_anchor or (certificate.serial > 0 and certificate.parts.serial_bytes <= _MOST_SERIAL_BYTES):
         return None
-    return Problem(
+    return PathFault(
         "serial", f"{name(certificate)} has a serial number that is not positive or has more than 20 bytes"
     )
 
 
-def _critical_extensions(certificate: Certificate) -> Problem | None:
+def _critical_extensions(certificate: Certificate) -> PathFault | None:
     """RFC 5280, 4.2: a critical extension that is not processed makes the certificate unusable."""
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in _PROCESSED:
-            return Problem(
+            return PathFault(
                 "critical_extension",
                 f"{name(certificate)} has the critical extension {extension.oid.dotted_string},"
                 " which nothing here knows",
@@ -361,7 +363,7 @@ def _critical_extensions(certificate: Certificate) -> Problem | None:
     return None
 
 
-def _extended_key_usage(certificate: Certificate, purpose: Purpose, *, is_anchor: bool) -> Problem | None:
+def _extended_key_usage(certificate: Certificate, purpose: Purpose, *, is_anchor: bool) -> PathFault | None:
     """Where a CA names extended key usages they confine what is below it, as every TLS stack reads them.
 
     webpki does not know that anyExtendedKeyUsage covers all of them, and BoringSSL not as soon as it is one of
@@ -376,38 +378,38 @@ def _extended_key_usage(certificate: Certificate, purpose: Purpose, *, is_anchor
     words = " and ".join(
         "serverAuth" if u == ExtendedKeyUsageOID.SERVER_AUTH else "clientAuth" for u in missing
     )
-    return Problem("extended_key_usage", f"{name(certificate)} has extended key usages that lack {words}")
+    return PathFault("extended_key_usage", f"{name(certificate)} has extended key usages that lack {words}")
 
 
-def _target(certificate: Certificate, purpose: Purpose) -> Problem | None:
+def _target(certificate: Certificate, purpose: Purpose) -> PathFault | None:
     """The first certificate of the path."""
     if purpose is Purpose.AUTHORITY:
         return _authority(certificate)
     if certificate.is_ca:
-        return Problem(
+        return PathFault(
             "is_ca", f"{name(certificate)} is a CA certificate, not a leaf (X509-SVID, section 4.1)"
         )
     usage = certificate.extension(x509.KeyUsage)
     if usage is not None and not usage.digital_signature:
-        return Problem(
+        return PathFault(
             "key_usage", f"{name(certificate)} lacks the key usage digitalSignature, which TLS needs"
         )
     if usage is not None and usage.key_cert_sign:
-        return Problem("key_usage", f"{name(certificate)} is no CA and has the key usage keyCertSign")
+        return PathFault("key_usage", f"{name(certificate)} is no CA and has the key usage keyCertSign")
     return None
 
 
-def _authority(certificate: Certificate) -> Problem | None:
+def _authority(certificate: Certificate) -> PathFault | None:
     if not certificate.is_ca:
-        return Problem("not_ca", f"{name(certificate)} is not a CA certificate")
+        return PathFault("not_ca", f"{name(certificate)} is not a CA certificate")
     if not certificate.x509.subject.rdns:
-        return Problem("no_subject", f"{name(certificate)} is a CA without a name (RFC 5280, 4.1.2.6)")
+        return PathFault("no_subject", f"{name(certificate)} is a CA without a name (RFC 5280, 4.1.2.6)")
     usage = certificate.extension(x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
-        return Problem("key_usage", f"{name(certificate)} lacks the key usage keyCertSign")
+        return PathFault("key_usage", f"{name(certificate)} lacks the key usage keyCertSign")
     words = unprocessed(certificate)
     if words:
-        return Problem(
+        return PathFault(
             "name_constraints",
             f"{name(certificate)} has a constraint on {words}, which neither Go nor rustls processes: they let"
             " nothing pass that is below it",
@@ -415,7 +417,7 @@ def _authority(certificate: Certificate) -> Problem | None:
     return None
 
 
-def _issuer(certificate: Certificate, below: Sequence[Certificate], purpose: Purpose) -> Problem | None:
+def _issuer(certificate: Certificate, below: Sequence[Certificate], purpose: Purpose) -> PathFault | None:
     """A certificate that issued the last of ``below``."""
     problem = _authority(certificate)
     if problem is not None:
@@ -424,18 +426,20 @@ def _issuer(certificate: Certificate, below: Sequence[Certificate], purpose: Pur
     # A leaf does not count (RFC 5280, 4.2.1.9). What a CA issued to itself need not, but Go counts it.
     between = len(below if purpose is Purpose.AUTHORITY else below[1:])
     if limit is not None and between > limit:
-        return Problem(
+        return PathFault(
             "path_length",
             f"{name(certificate)} allows {limit} intermediates below it and there are {between}",
         )
     for child in below:  # RFC 5280, 6.1.3 (b), leaves out what a CA issued to itself; Go does not
         words = violation(certificate, child)
         if words:
-            return Problem("name_constraints", f"{name(certificate)} does not permit {name(child)}: {words}")
+            return PathFault(
+                "name_constraints", f"{name(certificate)} does not permit {name(child)}: {words}"
+            )
     return None
 
 
-def _size(path: Sequence[Certificate], purpose: Purpose) -> Problem | None:
+def _size(path: Sequence[Certificate], purpose: Purpose) -> PathFault | None:
     if purpose is Purpose.SERVER:
         return None
     sent = sum(len(certificate.der) for certificate in path[:-1])
@@ -443,7 +447,7 @@ def _size(path: Sequence[Certificate], purpose: Purpose) -> Problem | None:
         sent += len(path[0].parts.subject) + _LEAF_BYTES
     if sent <= _MOST_SENT:
         return None
-    return Problem(
+    return PathFault(
         "too_large",
         f"{name(path[0])[:80]} has {sent} bytes of certificates to be sent, a leaf below it included; not every server"
         f" of a mesh takes more than {_MOST_SENT} (gRPC breaks the connection off)",

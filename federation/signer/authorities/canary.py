@@ -52,7 +52,7 @@ _MARKS: Final[dict[str, str]] = {"ok": "ok", "warning": "WARNING", "failed": "FA
 
 
 @dataclass(frozen=True, slots=True)
-class CheckResult:
+class CanaryCheck:
     """What one check found, and what to do about it."""
 
     check: str
@@ -67,7 +67,7 @@ class CheckResult:
         return _MARKS[self.outcome]
 
 
-async def probe_authority(config: HubConfig, context: BackEndContext) -> list[CheckResult]:
+async def probe_authority(config: HubConfig, context: BackEndContext) -> list[CanaryCheck]:
     """Everything that was found, in the order of the checks; raises nothing of the authority's."""
     anchors, findings = await _pinned(config)
     if not anchors:
@@ -85,7 +85,7 @@ async def probe_authority(config: HubConfig, context: BackEndContext) -> list[Ch
             findings += await _signed(authority, config, anchors, context)
     except TimeoutError:
         findings.append(
-            CheckResult(
+            CanaryCheck(
                 "back end", "failed", f"no answer within {TIMEOUT:g} s", "timeout", "check the path to it"
             )
         )
@@ -94,10 +94,10 @@ async def probe_authority(config: HubConfig, context: BackEndContext) -> list[Ch
     return findings
 
 
-async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[CheckResult]]:
+async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[CanaryCheck]]:
     """The pinned roots, as the bundle of a running hub would hold them."""
     found: dict[str, Certificate] = {}
-    findings: list[CheckResult] = []
+    findings: list[CanaryCheck] = []
     for pin in config.trust.anchors:
         try:
             data = await read_in_time(str(pin.file), partial(read_bounded, pin.file, MAX_PEM_BYTES))
@@ -105,7 +105,7 @@ async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[Chec
         except (OSError, InvalidValue) as error:
             why = getattr(error, "strerror", None) or str(error)
             findings.append(
-                CheckResult(
+                CanaryCheck(
                     "pinned roots",
                     "warning" if found or len(config.trust.anchors) > 1 else "failed",
                     f"{pin.file}: {why}",
@@ -114,23 +114,23 @@ async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[Chec
                 )
             )
     if not found and not any(finding.outcome == "failed" for finding in findings):
-        findings.append(CheckResult("pinned roots", "failed", "none of them can be read", "no_anchor"))
+        findings.append(CanaryCheck("pinned roots", "failed", "none of them can be read", "no_anchor"))
     return tuple(found.values()), findings
 
 
-def _described(authority: ManagedAuthority) -> Iterator[CheckResult]:
+def _described(authority: ManagedAuthority) -> Iterator[CanaryCheck]:
     report = authority.describe()
     outcome: Outcome = {"ready": "ok", "degraded": "warning"}.get(report.state, "failed")  # type: ignore[assignment]
     detail = report.detail or "it answers, and is ready"
-    yield CheckResult("back end", outcome, detail, report.reason, report.remedy)
+    yield CanaryCheck("back end", outcome, detail, report.reason, report.remedy)
     if report.subject:
         ends = min(issuer.not_after for issuer in authority.issuers)
         path = " < ".join(issuer.subject for issuer in authority.issuers)
-        yield CheckResult("chain", "ok", f"{path}; the first of them ends at {ends:%Y-%m-%d %H:%M} UTC")
+        yield CanaryCheck("chain", "ok", f"{path}; the first of them ends at {ends:%Y-%m-%d %H:%M} UTC")
     if authority.issuers and authority.issuers[-1].odd_serial:
-        yield CheckResult("serial", "warning", authority.issuers[-1].odd_serial, "serial", NEW_ROOT)
+        yield CanaryCheck("serial", "warning", authority.issuers[-1].odd_serial, "serial", NEW_ROOT)
     for proposal in report.proposals:
-        yield CheckResult(
+        yield CanaryCheck(
             "chain",
             "warning",
             f"it names a root that is not pinned: {proposal.subject} ({proposal.sha256})",
@@ -141,8 +141,8 @@ def _described(authority: ManagedAuthority) -> Iterator[CheckResult]:
 
 async def _signed(
     authority: ManagedAuthority, config: HubConfig, anchors: tuple[Certificate, ...], context: BackEndContext
-) -> list[CheckResult]:
-    findings: list[CheckResult] = []
+) -> list[CanaryCheck]:
+    findings: list[CanaryCheck] = []
     kinds = sorted(
         {kind for cluster in config.clusters for kind in cluster.policy.key_kinds} or {KeyKind.EC_P256},
         key=lambda kind: kind.value,
@@ -159,7 +159,7 @@ async def _signed(
             findings.append(_failed(check, error))
         else:
             findings.append(
-                CheckResult(check, "ok", f"signed and verified, until {leaf.not_after:%H:%M:%S} UTC")
+                CanaryCheck(check, "ok", f"signed and verified, until {leaf.not_after:%H:%M:%S} UTC")
             )
     return findings
 
@@ -188,8 +188,8 @@ async def probe_once(
         raise AuthorityUnavailable(f"no answer within {TIMEOUT:g} s", reason="timeout") from None
 
 
-def _failed(check: str, error: FederationError) -> CheckResult:
-    return CheckResult(check, "failed", str(error), error.reason, error.remedy)
+def _failed(check: str, error: FederationError) -> CanaryCheck:
+    return CanaryCheck(check, "failed", str(error), error.reason, error.remedy)
 
 
 class CanarySigning:

@@ -74,7 +74,7 @@ def timeouts(config: CertManagerAuthorityConfig) -> ClusterTimeouts:
     )
 
 
-class Connection:
+class ManagementConnection:
     """Made by :meth:`open`; ``session`` is its session."""
 
     def __init__(

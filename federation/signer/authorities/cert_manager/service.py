@@ -41,7 +41,7 @@ from federation.kubernetes.credentials import fingerprint
 from federation.signer.authorities.authority import BackEndContext, LeafRequest, ServiceAnswer, ServiceView
 from federation.signer.authorities.cert_manager.connection import (
     NOT_FOUND,
-    Connection,
+    ManagementConnection,
     check_issuer,
     not_ready,
 )
@@ -196,7 +196,7 @@ class CertManager:
         self._clock: Clock = context.clock
         self._instance = context.random_bytes(_ID_BYTES).hex()
         self._outstanding = Outstanding()
-        self._connection: Connection | None = None
+        self._connection: ManagementConnection | None = None
         self._made_of = ""  # which kubeconfig
         self._connecting = asyncio.Lock()
         self._left: set[asyncio.Task[None]] = set()
@@ -242,7 +242,7 @@ class CertManager:
             task.cancel()
         await asyncio.gather(*self._left, return_exceptions=True)
 
-    async def _checked(self) -> Connection:
+    async def _checked(self) -> ManagementConnection:
         """A connection that was checked; made once more where its credentials are refused: they may have rotated."""
         for last in (False, True):
             connection = await self._connected()
@@ -264,7 +264,7 @@ class CertManager:
         before = self._connection
         if before is None or before.ended:
             return ()
-        connection: Connection | None = None
+        connection: ManagementConnection | None = None
         try:
             made_of = await fingerprint(self._config.credentials)
             if made_of == self._made_of:
@@ -287,19 +287,19 @@ class CertManager:
             await connection.close()
         return ()
 
-    async def _leave(self, connection: Connection) -> None:
+    async def _leave(self, connection: ManagementConnection) -> None:
         """Close it once every request that was begun with it has had its time."""
         try:
             await self._clock.sleep(2 * self._config.timeout)
         finally:
             await connection.close()
 
-    async def _open(self) -> Connection:
-        return await Connection.open(
+    async def _open(self) -> ManagementConnection:
+        return await ManagementConnection.open(
             self._config, self._outstanding, instance=self._instance, context=self._context
         )
 
-    async def _connected(self) -> Connection:
+    async def _connected(self) -> ManagementConnection:
         async with self._connecting:
             if self._closed:
                 raise AuthorityUnavailable("it was closed", reason="closed")
@@ -319,13 +319,13 @@ class CertManager:
                 raise authority_error(error) from None
             return self._connection
 
-    async def _disconnect(self, connection: Connection) -> None:
+    async def _disconnect(self, connection: ManagementConnection) -> None:
         async with self._connecting:
             if self._connection is connection:
                 self._connection = None
         await connection.close()
 
-    async def _ready(self) -> Connection:
+    async def _ready(self) -> ManagementConnection:
         """A connection whose watch has begun: what is created from now on is seen."""
         connection = await self._connected()
         try:
@@ -356,7 +356,7 @@ def _note(creation: Creation, waiting: Waiting) -> None:
         waiting.decide(NotCreated(authority_error(error, creating=True)))
 
 
-def _warnings(connection: Connection) -> tuple[str, ...]:
+def _warnings(connection: ManagementConnection) -> tuple[str, ...]:
     """What an operator has to correct though leaves are issued; an outage shows elsewhere, and passes."""
     problem = connection.unremovable
     if not isinstance(problem, ClusterForbidden | ClusterDenied | ClusterInvalid):

@@ -21,8 +21,8 @@ from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
 from federation.core.pki.keys import KeyKind, PublicKey, describe, digest, kind_of, verify
 from federation.signer.authorities.pkcs11.tokens import (
     LOST,
+    ModuleLogin,
     SessionLost,
-    TokenLogin,
     Tokens,
     failed,
     in_words,
@@ -162,7 +162,7 @@ class KeyOnToken:
     def __init__(self, config: Pkcs11AuthorityConfig, tokens: Tokens) -> None:
         self._config = config
         self._tokens = tokens
-        self._login: TokenLogin | None = None
+        self._login: ModuleLogin | None = None
         self._signer: TokenSigner | None = None
         self._proved: PublicKey | None = None
         self._fresh = False

@@ -66,7 +66,7 @@ class TokenPair:
         public_key = await self.on_token(partial(self._key.find, chain[0].public_key))
         pair = self._pair
         if pair is None or pair.chain is not chain or pair.key.public_key != public_key:
-            pair = self._pair = KeyPair(chain, TokenKey(public_key, self))
+            pair = self._pair = KeyPair(chain, HardwareKey(public_key, self))
         return pair
 
     async def close(self) -> None:
@@ -108,7 +108,7 @@ class TokenPair:
         return await self._thread.run(job, timeout=self._config.timeout)
 
 
-class TokenKey:
+class HardwareKey:
     """Implements SigningKey."""
 
     has_local_key = False

@@ -276,7 +276,7 @@ class Module(Protocol):
 
 
 @dataclass(eq=False)
-class TokenLogin:
+class ModuleLogin:
     """A session that is logged in. ``users`` are the keys that use it."""
 
     token: pkcs11.Token
@@ -313,11 +313,11 @@ class Tokens:
         self._load = load
         self._salt = random_bytes(32)
         self._modules: dict[str, Module] = {}
-        self._logins: dict[_TokenId, TokenLogin] = {}
+        self._logins: dict[_TokenId, ModuleLogin] = {}
         self._refused: dict[_TokenId, dict[bytes, pkcs11.PKCS11Error]] = {}
         self._accepted: dict[_TokenId, bytes] = {}
 
-    def login(self, config: Pkcs11AuthorityConfig, pin: str, user: object) -> TokenLogin:
+    def login(self, config: Pkcs11AuthorityConfig, pin: str, user: object) -> ModuleLogin:
         """A login to the configured token for ``user``: the one there is, if it was made with the same PIN.
 
         Raises AuthorityMisconfigured or AuthorityUnavailable.
@@ -340,7 +340,7 @@ class Tokens:
         login.users.add(user)
         return login
 
-    def _shared(self, identity: _TokenId, digest: bytes, where: str) -> TokenLogin | None:
+    def _shared(self, identity: _TokenId, digest: bytes, where: str) -> ModuleLogin | None:
         """The login there is, where it is of that PIN; None where there is none that is of use.
 
         No authority works with a PIN that was never shown to the token, and the token takes none while the process is
@@ -358,7 +358,7 @@ class Tokens:
             raise differs(where)
         return login
 
-    def _new(self, token: pkcs11.Token, pin: str, identity: _TokenId, digest: bytes) -> TokenLogin:
+    def _new(self, token: pkcs11.Token, pin: str, identity: _TokenId, digest: bytes) -> ModuleLogin:
         where = _name(token)
         try:
             session = token.open(user_pin=pin)
@@ -378,7 +378,7 @@ class Tokens:
                 del refused[next(iter(refused))]
             refused[digest] = type(error)()
             raise refusal from None
-        return TokenLogin(token, session, digest)
+        return ModuleLogin(token, session, digest)
 
     def _beside(self, token: pkcs11.Token, where: str) -> pkcs11.Session:
         """A session that shares the login that is there."""
@@ -387,13 +387,13 @@ class Tokens:
         except pkcs11.PKCS11Error as error:
             raise failed(error, f"opening a session at {where}") from None
 
-    def leave(self, login: TokenLogin, user: object) -> None:
+    def leave(self, login: ModuleLogin, user: object) -> None:
         """``user`` needs it no more; the last one logs out."""
         login.users.discard(user)
         if not login.users:
             self.drop(login)
 
-    def drop(self, login: TokenLogin) -> None:
+    def drop(self, login: ModuleLogin) -> None:
         """Close the session; a key that still uses it gets SessionLost and logs in anew."""
         if not login.alive:
             return

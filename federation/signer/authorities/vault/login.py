@@ -53,7 +53,7 @@ JUST_LOGGED_IN: Final = 10.0  # seconds in which a refusal is not blamed on the 
 
 
 @dataclass(slots=True, eq=False)
-class Lease:
+class TokenLease:
     """A token. ``full`` is how many seconds the first lease had; 0 means a token without an end."""
 
     token: str = field(repr=False)
@@ -83,11 +83,11 @@ def granted(
     renewable: bool,
     now: float,
     jitter: random.Random,
-    before: Lease | None = None,
+    before: TokenLease | None = None,
     full: float = 0.0,
-) -> Lease:
+) -> TokenLease:
     """The lease of a token that lasts ``seconds`` from now; ``before`` is the one that it renews."""
-    lease = Lease(token, full or (before.full if before is not None else seconds), renewable, now)
+    lease = TokenLease(token, full or (before.full if before is not None else seconds), renewable, now)
     if before is not None:
         lease.worked = before.worked
     if seconds > 0:
@@ -96,12 +96,12 @@ def granted(
     return lease
 
 
-def is_ending(lease: Lease, now: float) -> bool:
+def is_ending(lease: TokenLease, now: float) -> bool:
     """True where it ends for good, and less than a third of its life is left."""
     return lease.for_good and lease.ends - now < lease.full / 3
 
 
-def is_capped(lease: Lease) -> bool:
+def is_capped(lease: TokenLease) -> bool:
     """True where a renewal gave noticeably less than the first lease had."""
     return lease.ends - lease.since < lease.full * CAPPED_BELOW
 
@@ -342,10 +342,10 @@ class VaultLogin:
         self._look_every = look_every
         self._given = auth.method == "token"
         self._mount = auth.mount.strip("/")
-        self._lease: Lease | None = None
-        self._under_way: asyncio.Task[Lease] | None = None
+        self._lease: TokenLease | None = None
+        self._under_way: asyncio.Task[TokenLease] | None = None
 
-    async def lease(self) -> Lease:
+    async def lease(self) -> TokenLease:
         """A lease that has not ended; logs in where there is none.
 
         Raises AuthorityMisconfigured with the reason ``login_refused``, ``secret_id_tampered``, ``secret_id_lost``,
@@ -356,7 +356,7 @@ class VaultLogin:
             return lease
         return await self._log_in_once()
 
-    async def again(self, refused: Lease) -> Lease | None:
+    async def again(self, refused: TokenLease) -> TokenLease | None:
         """The lease to try instead of one that was refused; None where the login cannot be the reason."""
         if self._lease is refused:
             if refused.is_fresh(self._clock.monotonic()):
@@ -391,7 +391,7 @@ class VaultLogin:
             await asyncio.gather(task, return_exceptions=True)
         await self._wrapped.close()
 
-    async def _take_up(self, lease: Lease) -> Lease:
+    async def _take_up(self, lease: TokenLease) -> TokenLease:
         """The lease of the token that is given now; and what is in a new wrapping token, for that does not last."""
         if self._given and await self._other_token(lease):
             return await self._log_in_once()
@@ -399,7 +399,7 @@ class VaultLogin:
             await secret_id(self._auth, self._credentials, self._wrapped)
         return lease
 
-    async def _prolong(self, lease: Lease) -> Lease:
+    async def _prolong(self, lease: TokenLease) -> TokenLease:
         """The lease, renewed or made anew where that is due before the next call."""
         if self._clock.monotonic() + self._look_every < lease.due:
             return lease
@@ -410,7 +410,7 @@ class VaultLogin:
             renewed.for_good = is_capped(renewed)
         return renewed
 
-    async def _log_in_once(self) -> Lease:
+    async def _log_in_once(self) -> TokenLease:
         """Wait for the login that is under way, or start one."""
         task = self._under_way
         if task is None or task.done():
@@ -418,13 +418,13 @@ class VaultLogin:
             task.add_done_callback(_retrieved)
         return await asyncio.shield(task)
 
-    async def _log_in(self) -> Lease:
+    async def _log_in(self) -> TokenLease:
         body = await login_body(self._auth, self._credentials, self._wrapped)
         self._lease = await (self._adopt(body["token"]) if self._given else self._ask(body))
         _logger.info("logged in to Vault", extra={"method": self._auth.method, "mount": self._mount})
         return self._lease
 
-    async def _ask(self, body: dict[str, str]) -> Lease:
+    async def _ask(self, body: dict[str, str]) -> TokenLease:
         path = f"/v1/auth/{quote(self._mount)}/login"
         secrets = tuple(value for key, value in body.items() if key not in {"role", "name"})
         answer = await self._client.call("POST", path, body=body, hidden=secrets)
@@ -434,7 +434,7 @@ class VaultLogin:
             raise self._refused("it asks for a second factor, which a machine does not have")
         return self._granted(auth)
 
-    async def _adopt(self, token: str) -> Lease:
+    async def _adopt(self, token: str) -> TokenLease:
         """A token that was given: what is left of it."""
         answer = await self._client.call("GET", LOOKUP_SELF, token=token)
         self._accepted(answer)
@@ -450,7 +450,7 @@ class VaultLogin:
         lease.for_good = not own.renewable
         return lease
 
-    async def _renew(self, lease: Lease) -> Lease | None:
+    async def _renew(self, lease: TokenLease) -> TokenLease | None:
         """The renewed lease; None where Vault does not want to."""
         answer = await self._client.call("POST", RENEW_SELF, token=lease.token, body={})
         if not answer.ok:
@@ -459,12 +459,12 @@ class VaultLogin:
         self._lease = self._granted(answer.read(_LoggedIn, what=f"POST {RENEW_SELF}").auth, lease)
         return self._lease
 
-    async def _other_token(self, lease: Lease) -> bool:
+    async def _other_token(self, lease: TokenLease) -> bool:
         """True where another token is configured now than the one in use."""
         body = await login_body(self._auth, self._credentials, self._wrapped)
         return body["token"] != lease.token
 
-    def _granted(self, auth: _Auth, before: Lease | None = None) -> Lease:
+    def _granted(self, auth: _Auth, before: TokenLease | None = None) -> TokenLease:
         now = self._clock.monotonic()
         return granted(
             auth.client_token or (before.token if before is not None else ""),
@@ -497,7 +497,7 @@ class VaultLogin:
         )
 
 
-def _retrieved(task: asyncio.Task[Lease]) -> None:
+def _retrieved(task: asyncio.Task[TokenLease]) -> None:
     """Callers that waited have the reason why it failed; where none waits any more, the next one asks anew."""
     if not task.cancelled():
         task.exception()

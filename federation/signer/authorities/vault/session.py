@@ -33,7 +33,7 @@ from federation.signer.authorities.vault.client import (
     VaultAnswer,
     VaultClient,
 )
-from federation.signer.authorities.vault.login import Lease, VaultLogin
+from federation.signer.authorities.vault.login import TokenLease, VaultLogin
 
 _SYNCHRONISE: Final = "synchronise the clocks of Vault's machines and of the hub's"
 
@@ -180,7 +180,7 @@ class VaultSession:
         if not self._prepared:
             await self._prepare()
 
-        async def attempt(lease: Lease) -> VaultAnswer:
+        async def attempt(lease: TokenLease) -> VaultAnswer:
             return await self._client.call(
                 method,
                 path,
@@ -190,7 +190,7 @@ class VaultSession:
                 may_issue=may_issue,
             )
 
-        lease: Lease | None = None
+        lease: TokenLease | None = None
         try:
             async with asyncio.timeout(self._timeout):
                 lease = await self._login.lease()

@@ -17,6 +17,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
+from tests import layout_page
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
@@ -172,3 +174,14 @@ def test_no_two_public_classes_have_one_name() -> None:
                 places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
     assert len(places) > 300
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_the_layout_page_is_what_the_code_says() -> None:
+    text = layout_page.PAGE.read_text("utf-8")
+    assert text == layout_page.page(text), "run: python -m tests.layout_page"
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    modules = [path for name in layout_page.PACKAGES for path in (ROOT / name).rglob("*.py")]
+    assert len(modules) > 200
+    assert [str(path.relative_to(ROOT)) for path in modules if not layout_page.subject(path)] == []

@@ -185,3 +185,40 @@ def test_every_module_says_what_it_is_for() -> None:
     modules = [path for name in layout_page.PACKAGES for path in (ROOT / name).rglob("*.py")]
     assert len(modules) > 200
     assert [str(path.relative_to(ROOT)) for path in modules if not layout_page.subject(path)] == []
+
+
+FORMER_WORDS = re.compile(
+    r"\b(somebody|nobody|whoever|anybody|told|heard|held|lately|vouch(es|ed)?|wish(es)?|doubtful|horizons?|keepers?|fellows"
+    r"|surroundings|turned away|cannot be told|heard of)\b",
+    re.IGNORECASE,
+)
+"""What the code said before it used the field's words (docs/layout.md, Glossary)."""
+
+NAMES_ON_THE_WIRE = re.compile(r'rename=\{|"(horizons|heard|lately)|`(horizons|heard)|\bhorizons[/.-]')
+"""Where a document of the state is read and written: those names stay (decision 0055)."""
+
+MAY_NAME_FORMER_WORDS = {
+    "CHANGELOG.md",
+    "docs/layout.md",
+    "docs/decisions/0055-state-documents-keep-their-names.md",
+}
+
+
+def test_no_former_word_is_in_code_texts_or_docs() -> None:
+    files = [path for name in ("federation", "federation_sandbox") for path in (ROOT / name).rglob("*")]
+    files += [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "manifests").rglob("*"),
+        ROOT / "clusters.example.toml",
+    ]
+    texts = {path for path in files if path.suffix in {".py", ".js", ".html", ".md", ".yaml", ".toml"}}
+    assert len(texts) > 300
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sorted(texts)
+        if str(path.relative_to(ROOT)) not in MAY_NAME_FORMER_WORDS
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if FORMER_WORDS.search(line) and not NAMES_ON_THE_WIRE.search(line)
+    ]
+    assert found == []

@@ -38,7 +38,7 @@ ORPHAN_GRACE: Final = 60.0
 
 @dataclass(slots=True)
 class Process:
-    """A running verb's surroundings. ``stop`` is set by SIGTERM and SIGINT."""
+    """What a running verb is given. ``stop`` is set by SIGTERM and SIGINT."""
 
     config: ConfigSource
     clock: Clock

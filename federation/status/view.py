@@ -205,7 +205,7 @@ class StatusSource:
         return documents, status
 
     async def snapshot(self) -> tuple[Snapshot, FederationStatus]:
-        """The same as a scene, at the instant that the status was composed. Raises StateUnavailable."""
+        """The same as a snapshot, at the instant that the status was composed. Raises StateUnavailable."""
         documents, status = await self.read()
         return Snapshot.of(documents, self._config.current, status.generated.timestamp()), status
 

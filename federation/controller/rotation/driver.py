@@ -431,7 +431,7 @@ class RotationDriver:
     def _note_delivered(self, in_force: int) -> None:
         """The highest generation that some signer uses, if it is above the one in force at two observations.
 
-        At the first it may have been put in force meanwhile. A signer is believed within bounds: one that lies could
+        At the first it may have been put in force meanwhile. A signer's number counts within bounds: a lying one could
         otherwise use up all numbers.
         """
         used = max((report.generation for report in self._signers), default=0)

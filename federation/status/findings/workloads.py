@@ -18,7 +18,7 @@ from federation.status.snapshot import Snapshot, clock_time, elapsed
 from federation.status.trust import undeclared
 
 MANY: Final = 100
-"""Calls or connections in ten minutes; some are always turned away, as where a network cuts connections."""
+"""Calls or connections in ten minutes; some are always rejected, as where a network cuts connections."""
 
 
 def workload_attention(snapshot: Snapshot, view: ClusterView) -> Iterator[Attention]:
@@ -121,13 +121,13 @@ def unattributed_attention(snapshot: Snapshot) -> Iterator[Attention]:
 
 
 def listener_attention(snapshot: Snapshot) -> Iterator[Attention]:
-    """What was turned away in number before its callers were known: a flood, or limits that are too low."""
+    """What was rejected in number before its callers were known: a flood, or limits that are too low."""
     count, why = _in_number([signer.rejected_calls for signer in snapshot.signers.values()])
     if count >= MANY:
         yield Attention(
             severity="warning",
             code="calls_rejected",
-            detail=f"{count} calls were turned away in the last ten minutes before their caller was known: {why}",
+            detail=f"{count} calls were rejected in the last ten minutes before their caller was known: {why}",
             where="signer",
             remedy="keep that address from the listener where it is none of your meshes'; if these are honest callers, "
             "raise listener.max_concurrent and listener.receive_deadline, or add signers",

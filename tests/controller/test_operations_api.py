@@ -106,7 +106,7 @@ async def test_what_the_leader_decides_is_the_answer_with_who_asked(
             audit = await listed.json()
         assert audit["accepted"] is True
         assert [operation["id"] for operation in audit["operations"]] == [body["id"]]
-    assert "start asked by no token, from 127.0.0.1 (says: Ann)" in caplog.text
+    assert "start requested by no token, from 127.0.0.1 (says: Ann)" in caplog.text
     assert "start by no token, from 127.0.0.1 (says: Ann): done" in caplog.text
 
 

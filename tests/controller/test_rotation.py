@@ -183,7 +183,7 @@ EARLY = pki.intermediate("early", pki.root("next"), not_before=pki.NOW + pki.DAY
         (EARLY, report(EARLY), "valid"),
         (OLD, report(OLD), ""),  # the same one: refused by the machine, not here
         (NEW, report(None), "no [signer.successor]"),
-        (NEW, report(SHORT), "holds another one"),
+        (NEW, report(SHORT), "has another one"),
         (NEW, report(NEW, "degraded"), "has not signed with it"),
     ],
 )

@@ -22,6 +22,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
+from msgspec import structs
+
 from federation.clusters.health import ClusterHealth
 from federation.clusters.members import Members
 from federation.core.clock import Clock
@@ -107,28 +109,30 @@ def _health(attestor: ClusterAttestor | None, problem: FederationError | None) -
     """Ready while callers can be attested as configured, degraded while only in another way, else unavailable."""
     if attestor is None:
         failure = ClusterHealth.of_error(problem) if problem is not None else _STARTING
-        return replace(failure, state="unavailable")
+        return structs.replace(failure, state="unavailable")
     keys, objects, review = attestor.keys, attestor.objects, attestor.reviewer.problem
     nodes, over = attestor.node_pods.problem, attestor.over_budget
     if attestor.config.attestation == REVIEW:
         health = ClusterHealth.derive((review, problem, over), clock_skew=keys.clock_skew)
         if health.state == "ready" and nodes is not None:
-            return replace(ClusterHealth.of_error(nodes), state="degraded")  # for node proxies alone
+            return structs.replace(ClusterHealth.of_error(nodes), state="degraded")  # for node proxies alone
         return health
     if attestor.config.attestation == AUTO and not keys.usable and keys.problem is not None and keys.withheld:
         health = ClusterHealth.derive((objects.problem, review, nodes, problem), clock_skew=keys.clock_skew)
         if health.state != "unavailable":
             failure = ClusterHealth.of_error(keys.problem)
-            return replace(failure, state="degraded", detail=f"{failure.detail}, so every token is reviewed")
+            return structs.replace(
+                failure, state="degraded", detail=f"{failure.detail}, so every token is reviewed"
+            )
     health = ClusterHealth.derive(
         (objects.problem, keys.problem, nodes, problem, over), clock_skew=keys.clock_skew
     )
     if keys.usable and objects.fresh:
-        return replace(health, state="degraded") if health.state == "unavailable" else health
+        return structs.replace(health, state="degraded") if health.state == "unavailable" else health
     if health.state == "ready":
         health = _STARTING
     if attestor.config.attestation != "auto":  # nothing else may decide
-        return replace(health, state="unavailable")
+        return structs.replace(health, state="unavailable")
     return health
 
 

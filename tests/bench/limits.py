@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 import aiohttp
 from botocore.auth import SigV4Auth
@@ -72,6 +72,8 @@ def limit_of(config: AuthorityConfig, order: LeafRequest) -> AbstractAsyncContex
             return cert_manager(config, order)
         case AwsPcaAuthorityConfig() | AwsKmsAuthorityConfig():
             return aws(config, order)
+        case _:
+            assert_never(config)
 
 
 async def flow(connected: list[Connection], exchange: Exchange, seconds: float) -> float:

@@ -1,12 +1,13 @@
 """From a configuration to its authority: the one place that knows every kind of back end.
 
 A further back end is a settings class, a module that gives a ``PairSource`` or a ``CertificateService``, and one more
-case here. Modules are imported when their kind is configured, so that no other back end needs their packages.
+case here; CONTRIBUTING.md has every step. Modules are imported when their kind is configured, so that no other back
+end needs their packages.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, assert_never
 
 from federation.core.config.authorities.settings import (
     AwsKmsAuthorityConfig,
@@ -103,6 +104,8 @@ def _make(settings: AuthoritySettings, context: BackEndContext, limiter: Limiter
             from federation.signer.authorities.aws.kms import KmsPair
 
             return HubBuiltAuthority(KmsPair(config, own_credentials(settings, context), context), basics)
+        case _:
+            assert_never(config)
 
 
 def _poll_seconds(settings: AuthoritySettings) -> float:

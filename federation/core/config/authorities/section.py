@@ -1,7 +1,8 @@
 """``[signer.authority]`` and ``[signer.successor]``: where signatures come from, one table for each ``kind``.
 
-A further kind is a settings class in ``settings.py``, a table with its rules and ``build``, and one more entry in
-:data:`KINDS`.
+A further kind is a settings class in ``settings.py`` and a table, which has ``check`` (what must hold between its keys)
+and ``build`` (the settings), as one more member of :data:`RemoteTable`. Where nothing has to be built, the table is the
+settings, and ``build`` returns it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 
 from federation.core.config.authorities.aws import AwsKmsTable, AwsPcaTable
 from federation.core.config.authorities.cert_manager import CertManagerTable
@@ -30,16 +31,12 @@ RemoteTable: TypeAlias = (
 AuthorityTable: TypeAlias = LocalAuthorityConfig | ConjurAuthorityConfig | RemoteTable
 
 KINDS: Final[Mapping[str, type[Section]]] = {
-    "local": LocalAuthorityConfig,
-    "conjur": ConjurAuthorityConfig,
-    "vault": VaultTable,
-    "vault-transit": VaultTransitTable,
-    "pkcs11": Pkcs11Table,
-    "cert-manager": CertManagerTable,
-    "aws-pca": AwsPcaTable,
-    "aws-kms": AwsKmsTable,
+    str(field.default): table
+    for table in get_args(AuthorityTable)
+    for field in fields(table)
+    if field.name == "kind"
 }
-"""Every kind of authority and its table."""
+"""Every kind of authority and its table, in the order of the reference page."""
 
 AUTHORITIES: Final = Forms("kind", KINDS, default="local")
 
@@ -107,12 +104,11 @@ def _intermediates_differ(signer: Place, both: tuple[AuthorityTable, AuthorityTa
 
 
 def _certificate_file(table: AuthorityTable) -> Path | None:
-    """The file of the authority's chain; None where the authority itself is asked for it."""
-    match table:
-        case LocalAuthorityConfig() | VaultTransitTable() | Pkcs11Table() | AwsKmsTable():
-            return table.certificate_file
-        case _:
-            return None
+    """The file of the authority's chain; None where its kind has no such key: the authority itself is asked for it."""
+    if all(field.name != "certificate_file" for field in fields(table)):
+        return None
+    file: Path | None = getattr(table, "certificate_file", None)
+    return file
 
 
 def _what_signs(config: AuthorityConfig) -> dict[str, object]:

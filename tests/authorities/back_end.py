@@ -1,4 +1,9 @@
-"""What the contract suite needs of a back end under test; one module ``of_<kind>.py`` here opens each kind."""
+"""What the contract suite needs of a back end under test; one module ``of_<kind>.py`` here opens each kind.
+
+An intermediate for a key that a back end has made is ``vault_keys.intermediate_for``; one with a key of its own is
+``tests.signer.running_signer.authority``. Both are valid by the system's clock, which back ends go by; those of
+``tests.support.pki`` are by the clock of tests. A file that only its owner may read is ``vault_hub.secret_file``.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +43,8 @@ class BackEnd:
     """A back end that runs, set up as ``docs/authorities.md`` says.
 
     ``root`` is what an operator would pin. ``cut_off`` makes it unreachable while its context is entered,
-    None where that cannot be (a library in this process). ``secrets`` are texts that nothing may ever show.
+    None where that cannot be (``IN_THIS_PROCESS`` of the suite). ``secrets`` are texts that nothing may ever show:
+    one at least, each of six characters or more.
     ``signs_without_it`` says that the key is in this process, so that signing goes on without the back end.
     ``coarse`` is how far the end of a leaf may lie before what was asked for.
     """

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from federation.core.config.authorities.section import KINDS
 from federation.core.errors import AuthorityUnavailable, FederationError
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind
@@ -31,18 +32,11 @@ from federation.signer.authorities.authority import (
 from tests.authorities.back_end import IDENTITY, ISTIOD_NAMES, SERVER_NAME, BackEnd, authority_of, order
 from tests.support import pki
 
-BACK_ENDS = (
-    "local",
-    "conjur",
-    "vault",
-    "vault_transit",
-    "pkcs11",
-    "cert_manager",
-    "aws_pca",
-    "aws_kms",
-    "real_vault",
-    "real_vault_transit",
-)
+BACK_ENDS = sorted(file.stem.removeprefix("of_") for file in Path(__file__).parent.glob("of_*.py"))
+"""What the modules ``of_<kind>.py`` open: every kind, some of them with a substitute and with the real thing."""
+
+IN_THIS_PROCESS = {"local", "pkcs11"}
+"""Kinds whose back end is files or a library of this process, so that nothing can cut it off."""
 
 
 @pytest.fixture(params=BACK_ENDS)
@@ -50,6 +44,11 @@ async def back_end(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     module = import_module(f"tests.authorities.of_{request.param}")
     async with AsyncExitStack() as stack:
         yield await stack.enter_async_context(module.open_back_end(tmp_path))
+
+
+def test_the_contract_is_asked_of_every_kind() -> None:
+    modules = {kind.replace("-", "_") for kind in KINDS}
+    assert modules <= set(BACK_ENDS), "open each kind in tests/authorities/of_<kind>.py, with _ for -"
 
 
 async def issue(authority: ManagedAuthority, wanted: LeafRequest, back_end: BackEnd) -> CheckedLeaf:
@@ -132,7 +131,10 @@ async def test_without_a_bundle_it_signs_nothing(back_end: BackEnd) -> None:
 
 async def test_a_back_end_that_is_gone_is_told_and_comes_back(back_end: BackEnd) -> None:
     if back_end.cut_off is None:
-        assert back_end.settings.authority.kind in {"local", "pkcs11"}, "a remote one can be cut off"
+        kind = back_end.settings.authority.kind
+        assert kind in IN_THIS_PROCESS, (
+            f"give the BackEnd of {kind} its cut_off, or name the kind in IN_THIS_PROCESS"
+        )
         return
     async with authority_of(back_end) as authority:
         await issue(authority, order(), back_end)

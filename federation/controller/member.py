@@ -411,9 +411,9 @@ class Member:
     async def _claim(self) -> None:
         """Publish to all namespaces once this hub's mark has been in the first one for a moment."""
         while True:
-            before, other = self._joining.claims, self._joining.left
-            await self._clock.sleep(CLAIM_POLL if before else HEALTH_CHECK_INTERVAL)
-            if (before and not self._joining.claims) or (other and not self._joining.left):
+            other = self._joining.left
+            await self._clock.sleep(CLAIM_POLL if self._joining.awaits_claim else HEALTH_CHECK_INTERVAL)
+            if self._joining.released() or (other and not self._joining.left):
                 self._publisher.notice_all()
                 self._dirty = True
 

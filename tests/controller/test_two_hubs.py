@@ -147,6 +147,17 @@ async def test_the_other_namespaces_wait_until_the_mark_has_stood() -> None:
     assert case.joining.stays("shop", None), "the other one wrote last"
 
 
+async def test_what_waited_for_the_mark_is_looked_at_again_once_however_short_the_wait_was() -> None:
+    case = Case()
+    assert not case.joining.released(), "nothing has waited"
+    assert case.joining.stays("shop", None)
+    assert not case.joining.released(), "it waits"
+    case.show(FIRST, case.observed(MINE.pem, OWN))
+    await case.clock.advance(CLAIM)
+    assert case.joining.released()
+    assert not case.joining.released(), "once"
+
+
 async def test_a_namespace_that_refuses_the_first_write_holds_up_no_other_for_long() -> None:
     case = Case()
     assert case.joining.stays("shop", None)

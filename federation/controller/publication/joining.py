@@ -157,6 +157,7 @@ class Joining:
         self._exists = exists
         self._in_first: dict[str, tuple[ObservedConfigMap, float]] = {}
         self._claiming_since: float | None = None
+        self.awaits_claim = False  # some namespace was passed over until the mark is in the first one
         self._others: dict[str, str] = {}
         self._numbers: dict[str, int] = {}  # of what bears this hub's own mark, by namespace
         self._counted: Counter[int] = Counter()
@@ -332,7 +333,20 @@ class Joining:
         """Whether nothing is to be written there for now, for one reason or the other."""
         if self.keeps(namespace, observed) or self.yields(namespace, observed):
             return True
-        return namespace != self._first and self.claims
+        if namespace != self._first and self.claims:
+            self.awaits_claim = True
+            return True
+        return False
+
+    def released(self) -> bool:
+        """True once after namespaces have waited for the mark in the first one, and need not any more.
+
+        However short that was: they are looked at again for this alone.
+        """
+        if not self.awaits_claim or self.claims:
+            return False
+        self.awaits_claim = False
+        return True
 
     def must_claim(self, namespace: str, observed: ObservedConfigMap | None) -> bool:
         """Whether the mark has to be won before anything is written: in the first namespace, where there is none."""

@@ -247,10 +247,14 @@ class Box:
         self._hub.send_signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(limit):
-                return await self._hub.wait()
+                return await self.hub_ended()
         except TimeoutError:
             os.killpg(self._hub.pid, signal.SIGKILL)
-            return await self._hub.wait()
+            return await self.hub_ended()
+
+    async def hub_ended(self) -> int | None:
+        """Wait until the hub's process has ended; its exit code, None where none was started."""
+        return await self._hub.wait() if self._hub is not None else None
 
     def hub_log(self) -> str:
         """The end of what the hub has logged."""

@@ -162,7 +162,8 @@ class MemberWorld:
     def __init__(self, name: ClusterName, session: ClusterSession, kubeconfig: Path) -> None:
         self.name = name
         self.kubeconfig = kubeconfig
-        self._session = session
+        self.session: Final = session
+        """For requests that have no method here."""
 
     @classmethod
     async def open(cls, name: ClusterName, kubeconfig: Path, *, clock: Clock) -> Self:
@@ -174,12 +175,12 @@ class MemberWorld:
 
     async def close(self) -> None:
         """Close the connection; what was created stays."""
-        await self._session.close()
+        await self.session.close()
 
     async def apply(self, objects: Iterable[Mapping[str, Any]]) -> None:
         """Server-side apply each object, in order, as an administrator would with kubectl."""
         for item in objects:
-            await self._session.request(
+            await self.session.request(
                 "PATCH",
                 object_path(item),
                 params={"fieldManager": FIELD_MANAGER, "force": "true"},
@@ -232,7 +233,7 @@ class MemberWorld:
         spec: dict[str, Any] = {"audiences": [audience] if audience else [], "expirationSeconds": seconds}
         if pod is not None:
             spec["boundObjectRef"] = {"kind": "Pod", "apiVersion": "v1", "name": pod}
-        answer = await self._session.request(
+        answer = await self.session.request(
             "POST",
             f"/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token",
             body=msgspec.json.encode(
@@ -245,7 +246,7 @@ class MemberWorld:
     async def config_map(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A ConfigMap as the cluster holds it, or None."""
         try:
-            answer = await self._session.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+            answer = await self.session.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
         except ClusterNotFound:
             return None
         found: dict[str, Any] = msgspec.json.decode(answer)
@@ -253,7 +254,7 @@ class MemberWorld:
 
     async def delete(self, path: str) -> None:
         """Delete the object at that API path, at once."""
-        await self._session.request("DELETE", path, params={"gracePeriodSeconds": "0"})
+        await self.session.request("DELETE", path, params={"gracePeriodSeconds": "0"})
 
     async def write_role_kubeconfig(self, path: Path, *, service_account: str, seconds: int = 86400) -> Path:
         """A kubeconfig that holds nothing but the cluster's address, its CA and a token of that service account."""

@@ -96,8 +96,8 @@ class Workload:
         self.identity = identity
         self._listener = listener
         self._server_name = server_name
-        self._token = token
-        self._listener_trust = listener_trust
+        self.token = token
+        self.listener_trust = listener_trust
         self._timeout = timeout
         self._retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
@@ -130,10 +130,10 @@ class Workload:
     async def _call(self, request: bytes) -> bytes:
         credentials = grpc.ssl_channel_credentials(
             # A pod's mounted ConfigMap follows the bundle; the newest reply holds the same bytes.
-            root_certificates=self.current.trust_pem if self.current else self._listener_trust()
+            root_certificates=self.current.trust_pem if self.current else self.listener_trust()
         )
         options = [("grpc.ssl_target_name_override", self._server_name)]
-        metadata = (("authorization", f"Bearer {self._token()}"), ("clusterid", str(self.cluster_id)))
+        metadata = (("authorization", f"Bearer {self.token()}"), ("clusterid", str(self.cluster_id)))
         async with grpc.aio.secure_channel(self._listener, credentials, options=options) as channel:
             call = channel.unary_unary(METHOD)
 

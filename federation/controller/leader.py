@@ -16,7 +16,7 @@ from federation.clusters.health import ClusterHealth
 from federation.clusters.members import Members
 from federation.controller.generations import Ledger, require_mesh
 from federation.controller.in_force import TrustState
-from federation.controller.member import Member, MemberDependencies
+from federation.controller.member import Member, MemberDependencies, OpensMember
 from federation.controller.proof.listener_check import Aim, ListenerCheck, SignerListener, listener_address
 from federation.controller.proof.matrix import Absent, ContentReader, Participant, apply_staleness, prove
 from federation.controller.publication.observed import ReadContent
@@ -87,7 +87,9 @@ class Leader:
         mac: OperationMac,
         former: ControllerReport | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        open_member: OpensMember = Member.open,
     ) -> None:
+        self._open_member = open_member
         self._random_bytes = random_bytes
         self._former = former
         self._told: dict[str, ControllerClusterReport] = {}
@@ -174,7 +176,7 @@ class Leader:
             remembered=self.rotation.rotation_store.remembered,
             awaited=lambda name: awaited(self.rotation.joining, name),
         )
-        return Member.open(cluster, around)
+        return self._open_member(cluster, around)
 
     async def _watch_leadership(self) -> None:
         while self._leadership.leading:

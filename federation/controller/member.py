@@ -109,6 +109,10 @@ class MemberDependencies:
     )
 
 
+OpensMember = Callable[[ClusterConfig, MemberDependencies], contextlib.AbstractAsyncContextManager["Member"]]
+"""As :meth:`Member.open`."""
+
+
 async def _for_good(work: Callable[[], Awaitable[None]]) -> None:
     """Work until this task is cancelled: an end of its own would go unnoticed, and is a crash."""
     try:

@@ -13,6 +13,7 @@ import random
 from typing import Final
 
 from federation.controller.leader import Leader, LeadershipLostError
+from federation.controller.member import Member, OpensMember
 from federation.controller.rotation.operations import OperationMac
 from federation.core.clock import Clock
 from federation.core.config.types import Address
@@ -38,7 +39,11 @@ STORE_TIMEOUT: Final = 15.0
 
 
 class ControllerRole:
-    """One controller process. ``signer_address`` says where its probes reach the listener, over the configuration."""
+    """One controller process.
+
+    ``signer_address`` says where its probes reach the listener, over the configuration. ``open_member`` opens one
+    member cluster, as :meth:`Member.open <federation.controller.member.Member.open>` does.
+    """
 
     def __init__(
         self,
@@ -50,7 +55,9 @@ class ControllerRole:
         jitter: random.Random,
         mac: OperationMac,
         signer_address: Address | None = None,
+        open_member: OpensMember = Member.open,
     ) -> None:
+        self._open_member = open_member
         self._config = config
         self._store = store
         self._clock = clock
@@ -156,6 +163,7 @@ class ControllerRole:
                 changed=self._note_change,
                 mac=self._mac,
                 former=self._former,
+                open_member=self._open_member,
             )
             try:
                 await self._leader.run()

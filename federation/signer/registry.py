@@ -25,10 +25,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from federation.core.call_slots import CallSlots
 from federation.core.clock import Clock
@@ -158,6 +158,21 @@ class Registry:
                 reason="cluster_not_connected",
             )
         return attestor
+
+
+class Connect(Protocol):
+    """What opens the connection to one member cluster, and keeps its attestor up to date while it is entered."""
+
+    def __call__(
+        self,
+        config: ClusterConfig,
+        *,
+        clock: Clock,
+        jitter: random.Random,
+        claims: KeyClaims,
+        budgets: Budgets,
+    ) -> AbstractAsyncContextManager[ClusterAttestor]:
+        """See :func:`connect`."""
 
 
 @asynccontextmanager

@@ -45,7 +45,13 @@ from federation.signer.accounting import NO_CLUSTER, Accounting, Renewals
 from federation.signer.attestation.attestor import AUTO, REVIEW, ClusterAttestor
 from federation.signer.attestation.token_keys import KeyClaims
 from federation.signer.authorities.authority import AuthoritySettings, BackEndContext
-from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot, SlotContext
+from federation.signer.authorities.authority_set import (
+    AuthoritySet,
+    AuthoritySlot,
+    MakeAuthority,
+    SlotContext,
+)
+from federation.signer.authorities.back_ends import make_authority
 from federation.signer.authorities.limiter import ReplicaShare
 from federation.signer.authorities.selection import choose
 from federation.signer.callers import Callers, SharedCallers, Workloads
@@ -60,7 +66,7 @@ from federation.signer.issuance import Issuance
 from federation.signer.listeners.istio_ca import IstioCaService
 from federation.signer.listeners.rejected_calls import RefusalLog, RejectedCalls
 from federation.signer.listeners.serving_certificate import ITSELF, RunningListener
-from federation.signer.registry import Registry, Routing, connect
+from federation.signer.registry import Connect, Registry, Routing, connect
 from federation.state.store import StateStore
 
 _logger = logging.getLogger(__name__)
@@ -238,8 +244,14 @@ class SignerRole:
         random_bytes: Callable[[int], bytes],
         jitter: random.Random,
         listen: Address | None = None,
+        connect: Connect = connect,
+        make_authority: MakeAuthority = make_authority,
     ) -> None:
-        """``listen`` overrides the configuration's; ``random_bytes`` must be fit for serial numbers."""
+        """``listen`` overrides the configuration's; ``random_bytes`` must be fit for serial numbers.
+
+        ``connect`` opens the connection to one member cluster, and ``make_authority`` makes an authority from its
+        settings, as the functions of these names do.
+        """
         self._config = config
         self._clock = clock
         self._replica = replica
@@ -281,6 +293,7 @@ class SignerRole:
                 deadline=running.listener.deadline,
                 lifetime=lambda: self._renewals.lifetime,
                 directives=lambda: self._poller.directives.in_force,
+                make=make_authority,
             ),
             *_settings(running.signer),
         )

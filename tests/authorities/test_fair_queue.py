@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.signer.authorities.limiter import NO_CERTIFICATE, SPARE, QueueEntry, RequestQueue
+from tests.support.memory import kept_by
 
 CLUSTERS = st.sampled_from(["east", "west", "north"])
 JOINS = st.lists(st.tuples(CLUSTERS, st.integers(0, 50)), max_size=60)
@@ -74,7 +75,7 @@ def test_who_is_gone_takes_no_room_although_the_line_never_ends() -> None:
         gone = QueueEntry("east", 2.0)
         turns.join(gone)
         turns.leave(gone)
-    assert len(turns._lines["east"].heap) <= 2 * turns.waiting + SPARE
+    assert len(kept_by(turns, QueueEntry)) <= 2 * turns.waiting + SPARE
     for number in range(200):
         turns.join(QueueEntry("east", 3.0 + number % 7))
     assert turns.take() is stays

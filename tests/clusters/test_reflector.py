@@ -313,7 +313,7 @@ async def test_freshness_ends_by_the_clock_even_where_nothing_else_runs(tmp_path
     clock = VirtualClock()
     async with SandboxCluster("east") as cluster:
         async with watched(cluster, tmp_path, timeouts=ClusterTimeouts(), clock=clock) as watch:
-            clock._elapsed += 90.5
+            clock.jump(90.5)
             assert not watch.reflector.fresh
 
 

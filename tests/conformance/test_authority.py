@@ -7,9 +7,12 @@ would.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -21,11 +24,14 @@ from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
 from federation.core.pki.certificate import Certificate
 from federation.signer.authorities.authority import (
     AuthorityBasics,
+    AuthoritySettings,
     BackEndContext,
     IssuedLeaf,
     LeafRequest,
     ManagedAuthority,
 )
+from federation.signer.authorities.back_ends import make_authority
+from federation.signer.authorities.limiter import Limiter
 from tests.authorities.back_end import surroundings
 from tests.signer.running_signer import Answer, RunningSigner, authority, identity_of, running_signer
 from tests.support import pki
@@ -89,8 +95,40 @@ def leaf_of(order: LeafRequest, ca: pki.Authority, **wrong: object) -> Certifica
     return pki.certificate(ca, extensions, public_key=public, **options)  # type: ignore[arg-type]
 
 
-async def ask(hub: RunningSigner, answer: Callable[[LeafRequest], IssuedLeaf]) -> Answer:
-    hub.role._authorities.authority.current = BackEnd(answer, surroundings())
+class Exchanged:
+    """The back end that the signer made, until a test puts another in its place."""
+
+    def __init__(self, made: ManagedAuthority) -> None:
+        self.made = made
+        self.current: Any = made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.current, name)
+
+
+@asynccontextmanager
+async def exchanging(
+    directory: Path, *, setup: Callable[[RunningSigner], None] = lambda _: None, **options: Any
+) -> AsyncIterator[tuple[RunningSigner, Exchanged]]:
+    """A running_signer, and what stands in for its back end."""
+    made = list[Any]()
+
+    def make(
+        settings: AuthoritySettings, context: BackEndContext, limiter: Limiter | None = None
+    ) -> ManagedAuthority:
+        made.append(Exchanged(make_authority(settings, context, limiter)))
+        return made[-1]  # type: ignore[no-any-return]  # it has all that its class has not itself
+
+    def exchange(hub: RunningSigner) -> None:
+        hub.make_authority = make
+        setup(hub)
+
+    async with running_signer(directory, setup=exchange, **options) as hub:
+        yield hub, made[0] if made else None
+
+
+async def ask(hub: RunningSigner, back_end: Exchanged, answer: Callable[[LeafRequest], IssuedLeaf]) -> Answer:
+    back_end.current = BackEnd(answer, surroundings())
     return await hub.ask("east", hub.pod("east"))
 
 
@@ -98,11 +136,15 @@ def given(leaf: Certificate, *chain: Certificate) -> IssuedLeaf:
     return IssuedLeaf(leaf.der, chain, built_by_hub=False)
 
 
+def issue(ca: pki.Authority, chain: Iterable[Certificate], order: LeafRequest) -> IssuedLeaf:
+    return given(leaf_of(order, ca), *chain)
+
+
 async def test_request_signed(tmp_path: Path) -> None:
-    async with running_signer(tmp_path) as hub:
+    async with exchanging(tmp_path) as (hub, exchanged):
         ca = hub.ca
         for chain in ([ca.certificate], [ca.certificate, ca.root], [ca.root, ca.certificate]):
-            answer = await ask(hub, lambda order, chain=chain: given(leaf_of(order, ca), *chain))  # type: ignore[misc]
+            answer = await ask(hub, exchanged, partial(issue, ca, chain))
             assert answer.leaf.uris == (str(IDENTITY),)
             assert answer.elements[1:] == (ca.certificate.pem.decode(), ca.root.pem.decode()), (
                 "the root is stripped"
@@ -113,8 +155,8 @@ async def test_request_denied_or_no_issuer(tmp_path: Path) -> None:
     def denied(_: LeafRequest) -> IssuedLeaf:
         raise AuthorityMisconfigured("the role does not allow this URI")
 
-    async with running_signer(tmp_path) as hub:
-        answer = await ask(hub, denied)
+    async with exchanging(tmp_path) as (hub, exchanged):
+        answer = await ask(hub, exchanged, denied)
         assert (answer.code, answer.details) == SIGN_FAILED
         assert hub.refused("east") == {"authority_misconfigured": 1}
 
@@ -123,8 +165,8 @@ async def test_request_failed_for_now(tmp_path: Path) -> None:
     def down(_: LeafRequest) -> IssuedLeaf:
         raise AuthorityUnavailable("sealed")
 
-    async with running_signer(tmp_path) as hub:
-        answer = await ask(hub, down)
+    async with exchanging(tmp_path) as (hub, exchanged):
+        answer = await ask(hub, exchanged, down)
         assert (answer.code, answer.details) == UNAVAILABLE
 
 
@@ -132,12 +174,11 @@ async def test_a_back_end_that_crashes_is_contained(tmp_path: Path, caplog: pyte
     def crash(_: LeafRequest) -> IssuedLeaf:
         raise ZeroDivisionError("a bug with the token in it: no")
 
-    async with running_signer(tmp_path) as hub:
-        good = hub.role._authorities.authority.current
-        answer = await ask(hub, crash)
+    async with exchanging(tmp_path) as (hub, exchanged):
+        answer = await ask(hub, exchanged, crash)
         assert (answer.code, answer.details) == SIGN_FAILED
         assert "failed unexpectedly" in caplog.text
-        hub.role._authorities.authority.current = good
+        exchanged.current = exchanged.made
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
 
 
@@ -194,10 +235,10 @@ CASES: dict[str, tuple[str, Callable[[LeafRequest, pki.Authority], IssuedLeaf]]]
 
 
 async def test_what_a_back_end_returns_is_checked_before_anybody_gets_it(tmp_path: Path) -> None:
-    async with running_signer(tmp_path) as hub:
+    async with exchanging(tmp_path) as (hub, exchanged):
         for name, (reason, wrong) in CASES.items():
             before = hub.refused("east").get(reason, 0)
-            answer = await ask(hub, lambda order, wrong=wrong: wrong(order, hub.ca))  # type: ignore[misc]
+            answer = await ask(hub, exchanged, lambda order, wrong=wrong: wrong(order, hub.ca))  # type: ignore[misc]
             assert (answer.code, answer.details) == BAD_CHAIN, (name, hub.refused("east"))
             assert hub.refused("east").get(reason, 0) == before + 1, (name, hub.refused("east"))
         assert hub.role.report().issued == 0
@@ -207,19 +248,18 @@ async def test_one_root_of_several_is_enough(tmp_path: Path) -> None:
     def setup(hub: RunningSigner) -> None:
         hub.pins = [SECOND]
 
-    async with running_signer(tmp_path, setup=setup, start=False) as hub:
+    async with exchanging(tmp_path, setup=setup, start=False) as (hub, exchanged):
         await hub.publish(hub.ca, SECOND)
         await hub.start()
         await hub.ready()
         for ca in (hub.ca, SECOND):
-            answer = await ask(hub, lambda order, ca=ca: given(leaf_of(order, ca), ca.certificate))  # type: ignore[misc]
+            answer = await ask(hub, exchanged, partial(issue, ca, [ca.certificate]))
             assert answer.elements[-1].count("BEGIN CERTIFICATE") == 2
 
 
 async def test_nothing_leaves_that_was_not_accounted_for(tmp_path: Path) -> None:
     async with running_signer(tmp_path) as hub:
-        # A directory where the document of its expiry bounds belongs: every write of that document fails.
-        (hub.directory / "state" / "documents" / "horizons@signer-0").mkdir()
+        hub.store.failing = "horizons/"
         answer = await hub.ask("east", hub.pod("east"))
         assert (answer.code, answer.details) == UNAVAILABLE
         assert answer.elements == ()

@@ -150,7 +150,7 @@ class TestIstioCsrGaps:
     @pytest.mark.parametrize(
         "oid",
         [NameOID.ORGANIZATION_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME, NameOID.SERIAL_NUMBER],
-        ids=lambda o: o._name,
+        ids=lambda oid: oid.dotted_string,
     )
     def test_subject_attributes(self, oid: x509.ObjectIdentifier) -> None:
         assert refused(csr_pem(subject=x509.Name([x509.NameAttribute(oid, "x")]))) == Refusal.SUBJECT

@@ -13,7 +13,6 @@ import grpc
 import pytest
 
 from federation.core.documents.signer import SharedTokenKey
-from federation.core.identity import ClusterName
 from federation_sandbox.apiserver.authentication import SigningKey
 from federation_sandbox.apiserver.faults import Answer as Status
 from federation_sandbox.apiserver.faults import Hang, Silence
@@ -40,7 +39,7 @@ def unavailable(answer: Answer) -> bool:
 async def keys_read(hub: RunningSigner, *names: str) -> None:
     """Have the signer read the keys of these clusters now."""
     for name in names:
-        await hub.role._members.current[ClusterName(name)].keys.refresh()
+        await hub.attestors[name].keys.refresh()
 
 
 def keys(hub: RunningSigner, name: str) -> int:
@@ -273,15 +272,13 @@ async def test_the_cluster_that_is_registered_under_istios_default_name(tmp_path
 async def test_a_member_that_is_connected_anew_goes_on_with_what_it_has_used(tmp_path: Path) -> None:
     """A new budget's second was free each time, and that it had been over its budget was forgotten."""
     async with running_signer(tmp_path, ("east", "west")) as hub:
-        members = hub.role._members
-        await eventually(lambda: len(members.current) == 2)
-        before = members.current[ClusterName("west")]
-        budget = before.keys._session.budget
+        await eventually(lambda: len(hub.attestors) == 2)
+        before, budget = hub.attestors["west"], hub.budgets["west"]
         budget.charge(100.0)
         assert budget.due() is not None
         assert before.over_budget is not None
         hub.options["west"] = 'network = "other"'
         await hub.reconfigure()
-        await eventually(lambda: members.current.get(ClusterName("west")) not in {None, before})
-        assert members.current[ClusterName("west")].over_budget is not None
-        assert members.current[ClusterName("east")].over_budget is None
+        await eventually(lambda: hub.attestors.get("west") not in {None, before})
+        assert hub.attestors["west"].over_budget is not None
+        assert hub.attestors["east"].over_budget is None

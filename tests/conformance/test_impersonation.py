@@ -100,12 +100,12 @@ def unavailable(answer: Answer) -> bool:
 
 async def attested(hub: RunningSigner, token: str, cluster: str = "east") -> None:
     """Wait until the cluster's watch knows what the token is bound to."""
-    attestor = next(a for name, a in hub.role._members.current.items() if name.value == cluster)
+    attestor = hub.attestors[cluster]
     if attestor.config.attestation == "token-review":
         return
     pods = hub.clusters[cluster].objects("pods")
     await eventually(lambda: attestor.keys.usable and attestor.objects.fresh)
-    await eventually(lambda: len(attestor.objects._pods.items) == len(pods))
+    await eventually(lambda: len(attestor.objects.pods or ()) == len(pods))
 
 
 def lists(box: SandboxCluster) -> list[str]:

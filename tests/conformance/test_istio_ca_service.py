@@ -16,6 +16,7 @@ from federation.core.pki.keys import KeyKind, PrivateKey
 from federation.core.pki.path_rules import Purpose
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
+from federation.signer.attestation.token_keys import LONGEST_USE
 from federation_sandbox.apiserver.faults import Answer as Status
 from tests.signer.running_signer import (
     Answer,
@@ -27,6 +28,7 @@ from tests.signer.running_signer import (
     running_signer,
 )
 from tests.support import pki
+from tests.support.clock import AheadClock
 
 IDENTITY = identity_of("foo", "bar")
 OTHER = identity_of("foo", "other")
@@ -147,10 +149,7 @@ async def test_status_codes_tell_nothing_but_whose_fault_it_is(tmp_path: Path) -
         assert hub.role.report().rejected_calls.total["headers_malformed"] == 1
         hub.clusters["east"].delete("pods", "foo", "bar-0")
         new = hub.pod("east", name="new-0")
-        # Without it a look at the state, which is never far away, finds nothing to put in force again.
-        (hub.directory / "state" / "documents" / "current").unlink()
-        await hub.role._poller.poll()
-        hub.role._poller.generations.in_force = None
+        hub.store.failing = "horizons/"  # how far leaves reach cannot be persisted, so none is issued
         outage = await hub.ask("east", new)
         assert (outage.code, outage.details) == (
             grpc.StatusCode.UNAVAILABLE,
@@ -247,12 +246,20 @@ async def test_several_roots_come_in_the_last_element(tmp_path: Path) -> None:
 
 async def test_authenticators_fall_back_from_keys_to_review(tmp_path: Path) -> None:
     """First that can decide wins: with keys gone the API server is asked, and the caller notices nothing."""
-    async with running_signer(tmp_path) as hub:
-        box, token = hub.clusters["east"], hub.pod("east")
+    clock = AheadClock()
+
+    def setup(hub: RunningSigner) -> None:
+        hub.clock = clock
+        hub.listener_options = "serving_lifetime = 86400"
+
+    async with running_signer(tmp_path, setup=setup) as hub:
+        hub.pod("east")
+        box = hub.clusters["east"]
+        token = box.token("foo", "bar", pod="bar-0", expiration=3 * int(LONGEST_USE))
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
-        attestor = next(iter(hub.role._members.current.values()))
-        attestor.keys._fetched = None
         box.faults.inject(Status.forbidden(), path="/openid/v1/jwks")
+        clock.ahead = LONGEST_USE
+        assert not hub.attestors["east"].keys.usable
         before = box.requests.count(verb="create", resource="tokenreviews")
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         assert box.requests.count(verb="create", resource="tokenreviews") == before + 1

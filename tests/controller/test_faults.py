@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from federation.controller.proof.matrix import prove
+from federation.controller.proof.probe import Probe
 from federation.core.documents.controller import ControllerReport, Matrix
 from federation.core.identity import ClusterName
 from federation_sandbox.apiserver.faults import Answer, Delay, Effect, Garbage, Gone, Hang, Silence
@@ -344,20 +346,45 @@ async def test_no_pair_is_green_while_a_namespace_holds_nothing(two: World) -> N
         await two.until(lambda r: r.matrix.valid == 2)
 
 
+async def ends(_: Probe) -> None:
+    return
+
+
+async def ends_as_cancelled(_: Probe) -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("work", [ends, ends_as_cancelled])
+async def test_work_for_a_cluster_that_ends_by_itself_is_a_crash_and_begins_anew(
+    one: World, monkeypatch: pytest.MonkeyPatch, work: Callable[[Probe], Awaitable[None]]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Probe, "run", work)
+        async with one.controller():
+            report = await one.until(lambda r: state(r, "east") == ("unavailable", "crashed"))
+            assert "RuntimeError" in report.clusters["east"].detail
+            patched.undo()
+            await one.published()
+            report = await one.until(lambda r: state(r, "east")[0] == "ready")
+    assert not one.members, "cancelled, it ends"
+
+
 async def test_a_member_that_is_connected_anew_goes_on_with_what_it_has_used(two: World) -> None:
     """A new budget's second was free each time, and that it had been over its budget was forgotten."""
-    async with two.controller() as role:
+    async with two.controller():
         await two.published()
-        assert role._leader is not None
-        members = role._leader._members
-        before = members.current[ClusterName("west")]
-        budget = before._session.budget
+        assert two.dependencies is not None
+        before, budgets = two.members["west"], two.dependencies.budgets
+        budget = budgets.of(ClusterName("west"))
         budget.charge(100.0)
         assert budget.due() is not None
         await two.until(lambda r: state(r)[1] == "over_budget")
         two.extra["west"] = {"network": "other"}
         two.write_config()
-        await eventually(lambda: members.current.get(ClusterName("west")) not in {None, before})
-        after = members.current[ClusterName("west")]._session.budget
-        assert after.problem is not None
-        assert after is not members.current[ClusterName("east")]._session.budget
+        await eventually(lambda: two.members.get("west") not in {None, before})
+        assert two.dependencies.budgets is budgets
+        assert budget.problem is not None
+        now = two.clock.now().timestamp()
+        report = await two.until(lambda r: r.updated > now and two.members["west"].config.network == "other")
+        assert state(report)[1] == "over_budget"
+        assert budgets.of(ClusterName("east")).problem is None

@@ -15,7 +15,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from federation.controller.role import ControllerRole
 from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.documents.controller import ControlPlaneReport
 from federation.core.documents.encoding import encode
@@ -38,6 +37,7 @@ from tests.controller.world import (
     root,
 )
 from tests.support import pki
+from tests.support.memory import kept_by
 
 SECRET = "istiod-tls"
 NAMES = ("istiod.istio-system.svc", "istiod-remote.istio-system.svc", "istio-pilot.istio-system.svc")
@@ -111,17 +111,16 @@ async def provided(world: World, *, replica: str = "one", cluster: str = "east")
     )
 
 
-def facts(role: ControllerRole, cluster: str = "east") -> tuple[ControlPlane, ...]:
+def facts(world: World, cluster: str = "east") -> tuple[ControlPlane, ...]:
     """What the gates see."""
-    assert role._leader is not None
-    return role._leader._see().clusters[cluster].control_planes
+    return world.facts(cluster).control_planes
 
 
 # Providing it
 
 
 async def test_it_is_there_and_verifies_and_is_told(one: World) -> None:
-    async with one.controller() as role:
+    async with one.controller():
         generation = await one.published()
         report = await provided(one)
         for name in NAMES:
@@ -131,7 +130,7 @@ async def test_it_is_there_and_verifies_and_is_told(one: World) -> None:
         assert report.not_after == leaf.not_valid_after_utc.timestamp()
         assert report.issuer == intermediate().certificate.sha256
         assert report.current
-        (fact,) = facts(role)
+        (fact,) = facts(one)
         assert fact.name == "istio-system/istiod-tls"
         assert fact.issuer == intermediate().certificate.sha256
         assert fact.anchors == frozenset({root().certificate.sha256})
@@ -148,17 +147,17 @@ async def test_a_namespace_that_is_not_there_holds_no_istiod_and_is_no_error(one
         east.get(kind, ISTIO_SYSTEM, "federation-istiod-tls") or {} for kind in ("roles", "rolebindings")
     ]
     east.delete("namespaces", "", ISTIO_SYSTEM)
-    async with one.controller() as role:
+    async with one.controller():
         await one.published()
         report = await plane(one, lambda p: "there is no namespace istio-system" in p.detail)
         assert (report.state, report.attention) == ("waiting", False)
         await one.until(lambda r: r.clusters["east"].state == "ready")
-        assert facts(role) == ()
+        assert facts(one) == ()
         east.create_namespace(ISTIO_SYSTEM)
         report = await plane(one, lambda p: p.state == "forbidden")
         assert "manifests/member" in report.remedy
         assert "provide_certificate = false" in report.remedy
-        (fact,) = facts(role)
+        (fact,) = facts(one)
         assert (fact.issuer, fact.anchors) == ("", None), "it counts, as something of which nothing is known"
         for kind, obj in zip(("roles", "rolebindings"), grants, strict=True):
             obj["metadata"] = {"name": "federation-istiod-tls"}
@@ -220,11 +219,11 @@ async def test_a_name_that_is_added_makes_another_certificate(one: World) -> Non
 async def test_where_it_is_not_wanted_nothing_is_asked_of_the_cluster(one: World) -> None:
     one.extra["east"] = {"istio": {"provide_certificate": False}}
     one.write_config()
-    async with one.controller() as role:
+    async with one.controller():
         await one.published()
         await plane(one, lambda p: p.state == "off")
         await one.until(lambda r: r.clusters["east"].state == "ready")
-        assert facts(role) == ()
+        assert facts(one) == ()
     assert one.clusters["east"].requests.count(resource="secrets") == 0
     assert found(one) is None
 
@@ -315,13 +314,13 @@ async def test_another_writer_is_answered_ever_more_slowly_and_named(one: World)
 async def test_a_certificate_of_another_ca_is_left_alone_and_told(one: World) -> None:
     data = made_by(intermediate("stranger"))
     put(one, data, manager="cert-manager")
-    async with one.controller() as role:
+    async with one.controller():
         await one.published()
         report = await plane(one, lambda p: p.state == "foreign")
         assert "served by another CA" in report.detail
         assert intermediate("stranger").certificate.subject in report.detail
         assert "clusters join" in report.remedy
-        (fact,) = facts(role)
+        (fact,) = facts(one)
         assert fact.issuer == ""
         health = (await one.until(lambda r: r.clusters["east"].reason == "control_plane")).clusters["east"]
         assert health.state == "degraded"
@@ -435,8 +434,8 @@ async def test_no_key_is_in_a_log_or_a_report(one: World, caplog: pytest.LogCapt
         put(one, {"tls.key": b"-----BEGIN PRIVATE KEY-----\nnonsense"})
         await plane(one, lambda p: p.restored == 1)
         key = secret(one)["tls.key"].decode().splitlines()[1]
-        assert role._leader is not None
-        said = [caplog.text, repr(vars(role._leader)), str(await one.report()), repr(facts(role))]
+        said = [caplog.text, str(await one.report()), repr(facts(one))]
+        said += [repr(each) for each in kept_by(role, object, depth=4)]
         report = await one.report()
         assert report is not None
         said.append(encode(report).decode())
@@ -451,7 +450,7 @@ async def test_no_key_is_in_a_log_or_a_report(one: World, caplog: pytest.LogCapt
 
 async def test_a_rotation_re_signs_it_and_changes_its_bundle(one: World) -> None:
     signer = prepare(one)
-    async with signer.running(), one.controller() as role:
+    async with signer.running(), one.controller():
         await one.published()
         await provided(one)
         old = secret(one)
@@ -466,7 +465,7 @@ async def test_a_rotation_re_signs_it_and_changes_its_bundle(one: World) -> None
         assert new["tls.crt"] != old["tls.crt"]
         assert new["ca.crt"] == one.successor.root.pem
         wanted = (one.successor.certificate.sha256, frozenset({one.successor.root.sha256}))
-        await eventually(lambda: [(fact.issuer, fact.anchors) for fact in facts(role)] == [wanted])
+        await eventually(lambda: [(fact.issuer, fact.anchors) for fact in facts(one)] == [wanted])
 
 
 # Each right that it takes

@@ -12,7 +12,6 @@ import grpc.aio
 import pytest
 from cryptography import x509
 
-from federation.controller.member import _for_good
 from federation.controller.proof.listener_check import CERTIFICATE, CHANNEL_LIFE, NO_ANSWER, SignerListener
 from federation.core.clock import Clock
 from federation.core.errors import Unavailable
@@ -139,22 +138,3 @@ async def test_whoever_cancels_a_call_has_it_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await asking
         assert asking.cancelled()
-
-
-async def test_work_for_a_cluster_that_ends_by_itself_is_a_crash() -> None:
-    async def ends() -> None:
-        return
-
-    async def ends_as_cancelled() -> None:
-        raise asyncio.CancelledError
-
-    for work in (ends, ends_as_cancelled):
-        with pytest.raises(ExceptionGroup) as crash:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_for_good(work))
-        assert crash.group_contains(RuntimeError)
-    running = asyncio.create_task(_for_good(asyncio.Event().wait))  # type: ignore[arg-type]
-    await asyncio.sleep(0)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from federation.clusters.trust_bundles import SIGNER, VERSIONS
 from federation.controller.publication.publisher import IMMEDIATE
-from federation.controller.role import ControllerRole
 from federation.core.documents.controller import ControllerReport, TrustBundleReport
 from federation.core.rotation.record import State
-from federation.core.rotation.world import ClusterFacts
 from federation_sandbox.apiserver.rbac import TRUST_BUNDLE_DISCOVERY
 from federation_sandbox.apiserver.resources import CLUSTER_TRUST_BUNDLES
 from federation_sandbox.cluster import read_kustomization
@@ -67,12 +64,6 @@ async def reported(
     return report.clusters[cluster].trust_bundle
 
 
-def facts(role: ControllerRole) -> Mapping[str, ClusterFacts]:
-    """What the gates see."""
-    assert role._leader is not None
-    return role._leader._see().clusters
-
-
 def asked(world: World, cluster: str = "east") -> int:
     """Requests that the API saw of the object, and for the versions it has."""
     requests = world.clusters[cluster].requests
@@ -87,7 +78,7 @@ def writes(world: World, cluster: str = "east") -> int:
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_it_is_published_in_each_version(one: World, version: str) -> None:
     prepare(one, version)
-    async with one.controller() as role:
+    async with one.controller():
         report = await reported(one, "current")
         generation = await one.published()
         assert (report.version, report.name, report.counted) == (version, OBJECT, True)
@@ -97,8 +88,8 @@ async def test_it_is_published_in_each_version(one: World, version: str) -> None
         assert obj["spec"] == {"signerName": SIGNER, "trustBundle": generation.bundle_pem}
         assert "labels" not in obj["metadata"], "istiod sets none"
         assert [entry["manager"] for entry in obj["metadata"]["managedFields"]] == ["federation-hub"]
-        await eventually(lambda: facts(role)["east"].current)
-        await eventually(lambda: f"so does ClusterTrustBundle {OBJECT}" in facts(role)["east"].detail)
+        await eventually(lambda: one.facts("east").current)
+        await eventually(lambda: f"so does ClusterTrustBundle {OBJECT}" in one.facts("east").detail)
         assert writes(one) == 1
         await asyncio.sleep(1.5)
     assert writes(one) == 1, "nothing is written where nothing changes"
@@ -118,7 +109,7 @@ async def test_the_newest_and_most_stable_version_is_used_and_an_upgrade_is_foll
 
 async def test_a_version_that_is_gone_is_negotiated_anew_before_the_resync(one: World) -> None:
     prepare(one, "v1alpha1")
-    async with one.controller() as role:
+    async with one.controller():
         await reported(one, "current")
         one.clusters["east"].serve_cluster_trust_bundles("v1beta1")
         report = (
@@ -130,12 +121,12 @@ async def test_a_version_that_is_gone_is_negotiated_anew_before_the_resync(one: 
             )
         ).clusters["east"]
         assert report.state == "ready"
-        await eventually(lambda: facts(role)["east"].current)
+        await eventually(lambda: one.facts("east").current)
 
 
 async def test_where_it_is_not_served_nothing_is_asked_again_and_nothing_is_wrong(one: World) -> None:
     prepare(one)
-    async with one.controller() as role:
+    async with one.controller():
         report = await reported(one, "not_served")
         assert (report.counted, report.version) == (False, "")
         await one.published()
@@ -144,8 +135,8 @@ async def test_where_it_is_not_served_nothing_is_asked_again_and_nothing_is_wron
         await asyncio.sleep(2)
         assert asked(one) == before
         assert (await one.until(lambda r: r.clusters["east"].state == "ready")).clusters["east"].detail == ""
-        await eventually(lambda: facts(role)["east"].current)
-        assert "ClusterTrustBundle" not in facts(role)["east"].detail
+        await eventually(lambda: one.facts("east").current)
+        assert "ClusterTrustBundle" not in one.facts("east").detail
 
 
 async def test_it_is_published_once_the_cluster_serves_it(one: World) -> None:
@@ -173,7 +164,7 @@ async def test_edits_and_deletions_are_put_back(one: World) -> None:
 
 async def test_another_writer_gets_fewer_answers_and_is_named(one: World) -> None:
     prepare(one, "v1")
-    async with one.controller() as role:
+    async with one.controller():
         await reported(one, "current")
         bundle = observed(one)
         for number in range(IMMEDIATE + 1):
@@ -183,13 +174,13 @@ async def test_another_writer_gets_fewer_answers_and_is_named(one: World) -> Non
         report = await reported(one, "contested")
         assert "pilot-discovery" in report.detail
         assert "ENABLE_CA_SERVER=false" in report.remedy
-        assert root().certificate.sha256 not in (facts(role)["east"].anchors or ())
+        assert root().certificate.sha256 not in (one.facts("east").anchors or ())
         await eventually(lambda: observed(one) == bundle)
 
 
 async def test_without_the_right_it_is_told_once_and_counts_nowhere(one: World) -> None:
     prepare(one, "v1", grant=False)
-    async with one.controller() as role:
+    async with one.controller():
         report = await reported(one, "forbidden")
         assert not report.counted
         assert "manifests/member/cluster-trust-bundle" in report.remedy
@@ -197,7 +188,7 @@ async def test_without_the_right_it_is_told_once_and_counts_nowhere(one: World) 
         await one.published()
         await asyncio.sleep(1.5)
         assert (writes(one), found(one)) == (1, None)
-        await eventually(lambda: facts(role)["east"].current)
+        await eventually(lambda: one.facts("east").current)
         await one.until(lambda r: r.clusters["east"].state == "ready")
 
 
@@ -211,35 +202,35 @@ async def test_once_the_right_is_there_it_is_published_without_a_restart(one: Wo
 
 async def test_what_was_published_and_cannot_be_read_any_more_is_unknown_to_the_gates(two: World) -> None:
     prepare(two, "v1", resync=1.0)
-    async with two.controller() as role:
+    async with two.controller():
         await reported(two, "current")
         await two.until(lambda r: r.matrix.valid == 2)
-        await eventually(lambda: facts(role)["east"].anchors == frozenset({root().certificate.sha256}))
-        await eventually(lambda: remembered(role, "east"))
+        await eventually(lambda: two.facts("east").anchors == frozenset({root().certificate.sha256}))
+        await eventually(lambda: remembered(two, "east"))
         take_away(two, "east")
         report = await two.until(lambda r: "403" in r.clusters["east"].trust_bundle.detail)
         east = report.clusters["east"].trust_bundle
         assert (east.state, east.counted) == ("unknown", True)
         assert "manifests/member/cluster-trust-bundle" in east.remedy
-        await eventually(lambda: OBJECT in facts(role)["east"].detail)
-        assert facts(role)["east"].anchors is None
+        await eventually(lambda: OBJECT in two.facts("east").detail)
+        assert two.facts("east").anchors is None
         await two.until(lambda r: OBJECT in r.matrix.reasons.get("east>west", ""))
-    async with two.controller("two") as role:
+    async with two.controller("two"):
         await two.until(lambda r: "403" in r.clusters["east"].trust_bundle.detail, replica="two")
         await reported(two, "unknown", replica="two")
-        assert facts(role)["east"].anchors is None, "an earlier controller has seen it"
+        assert two.facts("east").anchors is None, "an earlier controller has seen it"
         two.clusters["east"].serve_cluster_trust_bundles()
         await two.until(lambda r: "serve the API" in r.clusters["east"].trust_bundle.remedy, replica="two")
         two.extra["east"] = {"istio": {"cluster_trust_bundle": "off"}}
         two.write_config()
         await reported(two, "off", replica="two")
-        await eventually(lambda: facts(role)["east"].current)
-        await eventually(lambda: not remembered(role, "east"))
+        await eventually(lambda: two.facts("east").current)
+        await eventually(lambda: not remembered(two, "east"))
 
 
-def remembered(role: ControllerRole, cluster: str) -> bool:
-    assert role._leader is not None
-    known = role._leader.rotation.rotation_store.remembered(cluster)
+def remembered(world: World, cluster: str) -> bool:
+    assert world.dependencies is not None
+    known = world.dependencies.remembered(cluster)
     return known is not None and known.trust_bundle
 
 
@@ -256,11 +247,11 @@ async def test_what_another_bundle_holds_counts_though_the_hub_may_not_write_it(
     put(two, root("other").pem)
     two.extra["east"] = {"member_cas": "replace"}
     two.write_config()
-    async with two.controller() as role:
+    async with two.controller():
         report = await reported(two, "forbidden")
         assert report.counted
-        await eventually(lambda: f"ClusterTrustBundle {OBJECT} does not" in facts(role)["east"].detail)
-        assert (facts(role)["east"].anchors, facts(role)["east"].current) == (frozenset(), False)
+        await eventually(lambda: f"ClusterTrustBundle {OBJECT} does not" in two.facts("east").detail)
+        assert (two.facts("east").anchors, two.facts("east").current) == (frozenset(), False)
         report_now = await two.until(lambda r: "x" in "".join(r.matrix.rows))
         assert any(OBJECT in reason for reason in report_now.matrix.reasons.values())
 
@@ -270,12 +261,12 @@ async def test_switched_off_it_is_neither_asked_for_nor_read(one: World) -> None
     put(one, root("other").pem)
     one.extra["east"] = {"istio": {"cluster_trust_bundle": "off"}}
     one.write_config()
-    async with one.controller() as role:
+    async with one.controller():
         await reported(one, "off")
         await one.published()
         await asyncio.sleep(1)
         assert asked(one) == 0
-        await eventually(lambda: facts(role)["east"].current)
+        await eventually(lambda: one.facts("east").current)
         assert observed(one) == root("other").pem.decode()
 
 
@@ -283,14 +274,14 @@ async def test_a_joining_cluster_keeps_what_istiod_put_there_until_its_ca_is_acc
     own = root("own of west")
     prepare(two, "v1")
     put(two, own.pem, "west")
-    async with two.controller() as role:
+    async with two.controller():
         report = await two.until(lambda r: r.clusters["west"].reason == "joining" and bool(r.proposals))
         assert report.proposals[0].sha256 == own.certificate.sha256
         assert report.clusters["west"].trust_bundle.state == "pending"
         await two.until(
             lambda r: 0 < r.clusters["west"].publication.selected == r.clusters["west"].publication.current
         )
-        assert facts(role)["west"].anchors is None
+        assert two.facts("west").anchors is None
         await asyncio.sleep(1.5)
         assert observed(two, "west") == own.pem.decode()
     async with two.controller("two"):

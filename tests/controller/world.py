@@ -20,7 +20,9 @@ import grpc
 import grpc.aio
 from cryptography import x509
 
+from federation.controller.member import Member, MemberDependencies
 from federation.controller.role import ControllerRole
+from federation.core.config.clusters import ClusterConfig
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.keys import generation_key
@@ -29,6 +31,7 @@ from federation.core.documents.trust import Current, Generation
 from federation.core.istio.ca_protocol import SERVICE, decode_request, encode_response
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import private_key_pem
+from federation.core.rotation.world import ClusterFacts
 from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
 from federation.signer.listeners.tls import ServingPair
@@ -179,6 +182,10 @@ class World:
         self.rotation: dict[str, Any] = {}
         self.stops: dict[str, asyncio.Event] = {}
         self.sources: dict[str, ConfigSource] = {}
+        self.members: dict[str, Member] = {}
+        """The members that a leader has open now."""
+        self.dependencies: MemberDependencies | None = None
+        """What the leader gave to the member that it opened last."""
 
     @property
     def config_file(self) -> Path:
@@ -264,6 +271,7 @@ class World:
             replica=replica,
             jitter=random.Random(1),
             mac=SEAL,
+            open_member=self._open_member,
         )
         stop = asyncio.Event()
         self.stops[replica], self.sources[replica] = stop, source
@@ -277,6 +285,22 @@ class World:
                 async with asyncio.timeout(PATIENCE):
                     await running
                 watching.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _open_member(self, config: ClusterConfig, around: MemberDependencies) -> AsyncIterator[Member]:
+        """The member that the leader opens by itself, noted while it is open."""
+        name, self.dependencies = str(config.name), around
+        async with Member.open(config, around) as member:
+            self.members[name] = member
+            try:
+                yield member
+            finally:
+                if self.members.get(name) is member:
+                    del self.members[name]
+
+    def facts(self, cluster: str) -> ClusterFacts:
+        """What the gates see of that member."""
+        return self.members[cluster].facts()
 
     async def report_signer(self) -> None:
         """Say for the listener what a signer would report of it."""

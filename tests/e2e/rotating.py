@@ -162,5 +162,4 @@ async def kill_hub(box: Box) -> None:
     pid = box.hub_pid
     assert pid is not None
     os.killpg(pid, signal.SIGKILL)
-    assert box._hub is not None
-    await box._hub.wait()
+    assert await box.hub_ended() == -signal.SIGKILL

@@ -32,7 +32,7 @@ async def test_a_killed_controller_forgets_no_anchor_that_was_found(box: Box, na
     rogue = pki.root("rogue").certificate.sha256
     path = f"/api/v1/namespaces/{namespace}/configmaps/{ROOT_CONFIG_MAP}"
     edited = {"data": {"root-cert.pem": trust.decode() + pki.root("rogue").pem.decode()}}
-    await member.world._session.request(
+    await member.world.session.request(
         "PATCH", path, body=msgspec.json.encode(edited), content_type="application/merge-patch+json"
     )
     assert await restored(box, "east", namespace, trust)

@@ -74,7 +74,7 @@ async def test_an_edited_or_deleted_bundle_is_restored(box: Box, namespace: str)
     trust = await box.wait_for_trust(name, namespace)
     path = f"/api/v1/namespaces/{namespace}/configmaps/{ROOT_CONFIG_MAP}"
     edited = {"data": {"root-cert.pem": "not a certificate"}}
-    await member.world._session.request(
+    await member.world.session.request(
         "PATCH", path, body=msgspec.json.encode(edited), content_type="application/merge-patch+json"
     )
     assert await restored(box, name, namespace, trust)
@@ -112,7 +112,7 @@ async def istiod_secret(member: Member) -> dict[str, bytes]:
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
-                answer = await member.world._session.get(ISTIOD_TLS)
+                answer = await member.world.session.get(ISTIOD_TLS)
             except ClusterNotFound:
                 await asyncio.sleep(0.1)
                 continue
@@ -148,8 +148,8 @@ async def test_a_token_of_one_cluster_is_worth_nothing_at_another(box: Box, name
         identity=east.identity,
         listener=box.listener,
         server_name=SERVER_NAME,
-        token=east._token,
-        listener_trust=east._listener_trust,
+        token=east.token,
+        listener_trust=east.listener_trust,
     )
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await stolen.renew()
@@ -160,8 +160,8 @@ async def test_a_token_of_one_cluster_is_worth_nothing_at_another(box: Box, name
         identity=SpiffeId(box.trust_domain, ServiceAccountRef(namespace, "payments")),
         listener=box.listener,
         server_name=SERVER_NAME,
-        token=east._token,
-        listener_trust=east._listener_trust,
+        token=east.token,
+        listener_trust=east.listener_trust,
     )
     with pytest.raises(grpc.aio.AioRpcError) as mismatched:
         await other.renew()
@@ -227,8 +227,7 @@ async def test_generations_survive_a_killed_hub(box: Box, namespace: str) -> Non
     async with asyncio.timeout(PATIENCE):
         while any(map(command, pids)):
             await asyncio.sleep(0.1)
-    assert box._hub is not None
-    await box._hub.wait()
+    assert await box.hub_ended() == -signal.SIGKILL
     await start(box)
     after = await box.get("/api/v1/bundle")
     assert (after["generation"], after["sha256"]) == (before["generation"], before["sha256"])

@@ -50,7 +50,7 @@ async def hubs(tmp_path: Path) -> AsyncIterator[Hubs]:
 
 async def bundles(member: Member) -> dict[str, tuple[str, str, str]]:
     """What each namespace holds: the version of its object, its content, and the mark on it."""
-    answer = await member.world._session.get(
+    answer = await member.world.session.get(
         "/api/v1/configmaps", params={"fieldSelector": f"metadata.name={ROOT_CONFIG_MAP}"}
     )
     return {
@@ -65,7 +65,7 @@ async def bundles(member: Member) -> dict[str, tuple[str, str, str]]:
 
 async def istiods(member: Member) -> tuple[str, str]:
     """The version of the Secret that istiod serves with, and the mark on it."""
-    answer = await member.world._session.get("/api/v1/namespaces/istio-system/secrets/istiod-tls")
+    answer = await member.world.session.get("/api/v1/namespaces/istio-system/secrets/istiod-tls")
     metadata = msgspec.json.decode(answer)["metadata"]
     return metadata["resourceVersion"], metadata.get("annotations", {}).get(ANNOTATION, "")
 

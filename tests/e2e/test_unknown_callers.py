@@ -62,7 +62,7 @@ async def test_calls_that_prove_nothing_keep_nobody_out_and_say_nothing_about_a_
                     connection.data(stream, b"\x00\x00\x00\xff\xff")
         garbage = await stack.enter_async_context(raw(box))
         head = b64(json.dumps({"alg": "RS256", "kid": "no such key"}).encode())
-        claims = workload._token().split(".")[1]
+        claims = workload.token().split(".")[1]
         for _ in range(10):
             sent = {"authorization": f"Bearer {head}.{claims}.{b64(bytes(256))}", "clusterid": "west"}
             garbage.data(garbage.headers(sent), b"\x00\x00\x00\x00\x00", end=True)

@@ -51,7 +51,7 @@ async def put_back(member: Member, published: dict[str, Any]) -> None:
             continue
         metadata = {key: published["metadata"][key] for key in ("name", "labels", "annotations")}
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": published["data"]}
-        await member.world._session.request(
+        await member.world.session.request(
             "PATCH",
             f"/api/v1/namespaces/{namespace}/configmaps/{metadata['name']}",
             params={"fieldManager": manager, "force": "true"},

@@ -91,7 +91,7 @@ async def find(box: Box) -> None:
         )
         bundle = await box.wait_for_trust("east", mesh.NAMESPACE)
         change = {"data": {"root-cert.pem": bundle.decode() + root.pem.decode()}}
-        await box.members["east"].world._session.request(
+        await box.members["east"].world.session.request(
             "PATCH",
             f"/api/v1/namespaces/{mesh.NAMESPACE}/configmaps/{ROOT_CONFIG_MAP}",
             body=msgspec.json.encode(change),

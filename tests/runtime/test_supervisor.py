@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import sys
@@ -39,7 +40,12 @@ class Watched:
     """A supervisor under test, with what its children printed."""
 
     def __init__(
-        self, script: str, *names: str, drain: float = 10.0, clock: VirtualClock | None = None
+        self,
+        script: str,
+        *names: str,
+        drain: float = 10.0,
+        clock: VirtualClock | None = None,
+        python: str = sys.executable,
     ) -> None:
         self.lines: list[str] = []
         self.stop = asyncio.Event()
@@ -49,8 +55,14 @@ class Watched:
             jitter=random.Random(3),
             drain=drain,
             on_line=self.lines.append,
-            program=(sys.executable, "-c", script),
+            program=(python, "-c", script),
         )
+
+    def kill(self, name: str) -> None:
+        """End that child at once, as the kernel does where memory runs out."""
+        pid = self.supervisor.children[name].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -104,7 +116,7 @@ async def test_one_killed_child_is_started_again_and_the_other_never_notices() -
     async with hub.running():
         await hub.until(lambda: len(hub.lines) == 2)
         before = {name: child.pid for name, child in hub.supervisor.children.items()}
-        hub.supervisor._processes["a"].kill()
+        hub.kill("a")
         await hub.until(lambda: hub.lines.count("running a") == 2)
         children = hub.supervisor.children
         assert children["a"].pid not in {None, before["a"]}
@@ -129,7 +141,7 @@ async def test_a_child_that_worked_before_is_started_again_whatever_it_says(tmp_
     hub = Watched(OBEDIENT.replace(PRELUDE, PRELUDE + once, 1), "a", clock=clock)
     async with hub.running():
         await hub.until(lambda: hub.lines == ["running a"])
-        hub.supervisor._processes["a"].kill()
+        hub.kill("a")
         for restarts in (1, 2, 3):
             await hub.until(lambda: clock.sleeping == 1)
             assert hub.supervisor.children["a"].restarts == restarts
@@ -161,7 +173,7 @@ async def test_a_child_that_was_healthy_for_a_while_is_restarted_soon() -> None:
             await hub.until(lambda: len(hub.lines) == life + 1)  # noqa: B023 - called at once
             if life == 5:
                 await clock.advance(HEALTHY)
-            hub.supervisor._processes["a"].kill()
+            hub.kill("a")
             await hub.until(lambda: clock.sleeping == 1)
             if life == 4:
                 assert clock.slept[-1] >= 4.0
@@ -181,8 +193,7 @@ async def test_stop_ends_a_wait_for_a_restart() -> None:
 
 async def test_a_program_that_is_not_there_is_retried(tmp_path: Path) -> None:
     clock = VirtualClock()
-    hub = Watched(OBEDIENT, "a", clock=clock)
-    hub.supervisor._program = (str(tmp_path / "nothing"),)
+    hub = Watched(OBEDIENT, "a", clock=clock, python=str(tmp_path / "nothing"))
     async with hub.running():
         await hub.until(lambda: clock.sleeping == 1)
         assert describe_exit(hub.supervisor.children["a"].exit) == "not started"
@@ -192,11 +203,15 @@ async def test_cancellation_leaves_no_child_behind() -> None:
     hub = Watched(STUBBORN, "a", "b")
     async with hub.running() as task:
         await hub.until(lambda: len(hub.lines) == 2)
-        processes = list(hub.supervisor._processes.values())
+        pids = [child.pid for child in hub.supervisor.children.values() if child.pid is not None]
+        assert len(pids) == 2
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(task, PATIENCE)
-    assert [process.returncode for process in processes] == [-signal.SIGKILL, -signal.SIGKILL]
+    assert [child.exit for child in hub.supervisor.children.values()] == [-signal.SIGKILL, -signal.SIGKILL]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 async def test_output_without_end_does_not_stop_a_child() -> None:

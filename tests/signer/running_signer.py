@@ -23,21 +23,31 @@ import grpc.aio
 import msgspec
 
 from federation.core.clock import Clock
+from federation.core.config.clusters import ClusterConfig
 from federation.core.config.types import Address
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.keys import generation_key
 from federation.core.documents.signer import SignerReport
 from federation.core.documents.trust import Current, Generation
+from federation.core.errors import StateUnavailable
 from federation.core.identity import ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.istio.ca_protocol import METHOD, IstioCertificateRequest, decode_response, encode_request
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.kubernetes.budget import Budgets, CpuBudget
 from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
+from federation.signer.attestation.attestor import ClusterAttestor
+from federation.signer.authorities.authority import AuthoritySettings, BackEndContext, ManagedAuthority
+from federation.signer.authorities.authority_set import MakeAuthority
+from federation.signer.authorities.back_ends import make_authority
+from federation.signer.authorities.limiter import Limiter
+from federation.signer.registry import connect
 from federation.signer.role import SignerRole
 from federation.state.files import FileStore
+from federation.state.store import Stored
 from federation_sandbox.box import MEMBER_MANIFESTS
 from federation_sandbox.cluster import SandboxCluster, read_kustomization
 from tests.support import pki
@@ -87,6 +97,28 @@ class Answer:
         return certificate
 
 
+class Store(FileStore):
+    """The real store. ``read_last`` has the version of each document that was read last, however it was read.
+
+    What is written below ``failing`` meets a full disk.
+    """
+
+    def __init__(self, directory: Path, clock: Clock) -> None:
+        super().__init__(directory, clock)
+        self.read_last: dict[str, str] = {}
+        self.failing = ""
+
+    async def read(self, key: str) -> Stored | None:
+        stored = await super().read(key)
+        self.read_last[key] = stored.version if stored is not None else ""
+        return stored
+
+    async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
+        if self.failing and key.startswith(self.failing):
+            raise StateUnavailable("the disk is full", where=key, remedy="make room")
+        return await super().write(key, data, expected=expected, create=create)
+
+
 @dataclass
 class RunningSigner:
     """A signer in this process, with its clusters, configuration and state."""
@@ -95,7 +127,7 @@ class RunningSigner:
     clusters: dict[str, SandboxCluster]
     clock: Clock
     ca: pki.Authority
-    store: FileStore
+    store: Store
     pins: list[pki.Authority] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)  # more TOML lines for a cluster
     policies: dict[str, str] = field(default_factory=dict)  # TOML lines of a cluster's policy
@@ -104,6 +136,12 @@ class RunningSigner:
     authority_table: str = ""  # instead of the files of ``ca``
     successor_table: str = ""
     request_timeout: float = 5.0  # seconds that a member may take for an answer
+    timeouts: str = ""  # more TOML lines of each cluster's timeouts
+    listen: Address | None = None  # instead of any free port
+    attestors: dict[str, ClusterAttestor] = field(default_factory=dict)  # of the clusters that are connected
+    make_authority: MakeAuthority = make_authority
+    back_ends: list[ManagedAuthority] = field(default_factory=list)  # all that were ever made
+    budgets: dict[str, CpuBudget] = field(default_factory=dict)  # of every cluster that was ever connected
     cluster_ids: dict[str, str] = field(default_factory=dict)
     registered: list[str] = field(default_factory=list)
     generation: int = 0
@@ -139,7 +177,7 @@ class RunningSigner:
                 f'[clusters.signer]\nkubeconfig = "{credentials}"\n'
                 f'[clusters.controller]\nkubeconfig = "{credentials}.controller"\n'
                 f"[clusters.policy]\n{self.policies.get(name, '')}\n"
-                f"[clusters.timeouts]\nconnect = 5\nrequest = {self.request_timeout}\n"
+                f"[clusters.timeouts]\nconnect = 5\nrequest = {self.request_timeout}\n{self.timeouts}\n"
                 "backoff_first = 0.1\nbackoff_longest = 1"
             )
         staged = self.config_file.with_suffix(".new")
@@ -188,9 +226,9 @@ class RunningSigner:
         await self.store.write("current", encode(current))
 
     async def direct(self, directives: SigningDirectives) -> None:
-        """Write directives as the controller does, and wait until they are taken up."""
-        await self.store.write("orders", encode(directives))
-        await eventually(lambda: self.role._poller.directives.in_force == directives)
+        """Write directives as the controller does, and wait until the signer has read them."""
+        version = await self.store.write("orders", encode(directives))
+        await eventually(lambda: self.store.read_last.get("orders") == version)
 
     async def follows(self, directives: SigningDirectives) -> None:
         """Wait until the signer reports that it follows these directives, its listener included."""
@@ -216,8 +254,37 @@ class RunningSigner:
             replica="signer-0",
             random_bytes=os.urandom,
             jitter=random.Random(1),
+            listen=self.listen,
+            connect=self._connect,
+            make_authority=self._make_authority,
         )
         self._task = asyncio.create_task(self.role.run(self._stop))
+
+    def _make_authority(
+        self, settings: AuthoritySettings, context: BackEndContext, limiter: Limiter | None
+    ) -> ManagedAuthority:
+        self.back_ends.append(self.make_authority(settings, context, limiter))
+        return self.back_ends[-1]
+
+    @asynccontextmanager
+    async def _connect(
+        self, config: ClusterConfig, *, budgets: Budgets, **around: Any
+    ) -> AsyncIterator[ClusterAttestor]:
+        """The connection that the signer makes by itself, noted while it is there."""
+        name = str(config.name)
+        self.budgets[name] = budgets.of(config.name)
+        async with connect(config, budgets=budgets, **around) as attestor:
+            self.attestors[name] = attestor
+            try:
+                yield attestor
+            finally:
+                if self.attestors.get(name) is attestor:
+                    del self.attestors[name]
+
+    @property
+    def serving(self) -> list[Certificate]:
+        """The chain that the listener shows, by the signer's own report; empty where it has none."""
+        return list(parse_certificates(self.role.report().serving_pem.encode(), where="the listener"))
 
     async def stop(self) -> None:
         """Ask the role to end and wait until it has."""
@@ -298,7 +365,7 @@ class RunningSigner:
 
     def refused(self, cluster: str) -> dict[str, int]:
         """Refusals of that cluster's callers by reason."""
-        return dict(self.role._accounting.of(cluster)[1])
+        return dict(self.role.report().clusters[cluster].refused)
 
 
 def local_table(section: str, name: str, chain: Path, key: Path) -> str:
@@ -328,7 +395,7 @@ async def running_signer(
         clusters=boxes,
         clock=clock,
         ca=ca or authority(),
-        store=FileStore(directory / "state", clock),
+        store=Store(directory / "state", clock),
         registered=list(boxes),
     )
     try:

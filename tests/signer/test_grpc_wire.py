@@ -21,6 +21,7 @@ from federation.signer.listeners.grpc import (
     refused_headers,
     write_message,
 )
+from tests.support.memory import kept_by
 
 METHOD = b"/a.B/C"
 UNITS = {b"u": 1e-6, b"m": 1e-3, b"S": 1.0, b"M": 60.0}  # gRPC over HTTP2, "TimeoutUnit"
@@ -58,7 +59,7 @@ def test_any_other_bytes_are_refused_with_a_status_and_never_kept_beyond_the_lim
         for size in sizes:
             reader.feed(rest[:size])
             rest = rest[size:]
-            assert len(reader._data) <= 25
+            assert sum(map(len, kept_by(reader, bytearray))) <= 25
         reader.feed(rest)
         message = reader.message()
     except CallRefused as refused:

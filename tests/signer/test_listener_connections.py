@@ -21,15 +21,17 @@ import grpc
 import grpc.aio
 import pytest
 
-from federation.controller.proof.listener_check import Aim, _greeting
+from federation.controller.proof.listener_check import Aim, Arrival
 from federation.core.call_slots import CallSlot
 from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
+from federation.core.documents.signer import SignerReport
 from federation.core.errors import FederationError
 from federation.core.istio.ca_protocol import METHOD
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
 from federation.signer.listeners import calls, frame_limits, http2
+from federation.signer.listeners.connection import Connection
 from federation.signer.listeners.grpc import Answered, Code
 from federation.signer.listeners.listener import Listener
 from federation.signer.listeners.tls import ServingCredentials, ServingPair
@@ -51,6 +53,7 @@ from tests.bench.callers import (
 from tests.bench.signing import serving_pair_files
 from tests.signer.running_signer import eventually
 from tests.support.key_updates import key_updates
+from tests.support.memory import kept_by
 from tests.support.patience import PATIENCE
 from tests.support.raw_http2 import RawConnection
 
@@ -108,6 +111,11 @@ class Gate:
     ca: DevelopmentCa
     directory: Path
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    @property
+    def connections(self) -> int:
+        """How many the listener keeps."""
+        return len(kept_by(self.server, Connection, depth=3))
 
     async def raw(self, **options: Any) -> RawConnection:
         connection = RawConnection(self.address, self.ca.root.pem, SERVER_NAME, **options)
@@ -253,7 +261,7 @@ async def test_a_caller_that_goes_away_ends_its_call(gates: Callable[..., Any], 
     if way == "reset":
         connection.send(frame(RST_STREAM, 0, 1, struct.pack(">I", 8)))
     else:
-        connection._writer.transport.abort()
+        connection.abort()
     await eventually(lambda: gate.listener.under_way == 0 and gate.server.slots.taken == 0)
 
 
@@ -296,7 +304,7 @@ async def test_handshakes_that_fail_are_counted_and_looks_of_a_load_balancer_are
         )
     await eventually(lambda: gate.listener.refused.total() == 3)
     assert gate.listener.refused == {"handshake_failed": 3}
-    await eventually(lambda: not gate.server._connections)
+    await eventually(lambda: not gate.connections)
 
 
 @pytest.mark.parametrize("protocols", [[], ["http/1.1"]])
@@ -381,7 +389,7 @@ async def test_one_address_keeps_out_no_other_and_has_all_that_no_other_wants(
 ) -> None:
     gate = await gates(max_connections=40, receive_deadline=3600)
     crowd = [await gate.bare("127.0.0.2") for _ in range(40)]
-    await eventually(lambda: len(gate.server._connections) == 40)
+    await eventually(lambda: gate.connections == 40)
     assert not gate.listener.refused
     late = [await gate.bare("127.0.0.2") for _ in range(5)]
     await eventually(lambda: gate.listener.refused["connections_of_address"] == 5)
@@ -394,7 +402,7 @@ async def test_one_address_keeps_out_no_other_and_has_all_that_no_other_wants(
         other.send(whole(1))
         await eventually(partial(other.bodies.__contains__, 1))
     assert not any(reader.at_eof() for reader, _ in late)
-    assert len(gate.server._connections) <= 40
+    assert gate.connections <= 40
     assert set(gate.listener.refused) == {"connections_of_address"}
     assert {peer.split(":")[1] for peer in gate.listener.peers} == {"127.0.0.2"}
 
@@ -415,9 +423,11 @@ async def test_a_proven_connection_is_not_pushed_out_by_strangers(gates: Callabl
 async def test_handshakes_have_a_rate_and_addresses_take_turns(gates: Callable[..., Any]) -> None:
     gate = await gates(max_handshake_rate=1.0, receive_deadline=3600)
     await asyncio.gather(*(gate.bare("127.0.0.2") for _ in range(300)))
-    await eventually(lambda: len(gate.server._connections) == 300)
+    await eventually(lambda: gate.connections == 300)
     assert await gate.ask() == b"reply"
-    assert len(gate.server._queue) > 100, "the others still wait, and the new address did not wait for them"
+    with pytest.raises(TimeoutError):  # the others still wait, and the new address did not wait for them
+        async with asyncio.timeout(3):
+            await gate.raw(source="127.0.0.2")
 
 
 async def test_the_certificate_is_replaced_without_a_connection_lost(gates: Callable[..., Any]) -> None:
@@ -746,7 +756,13 @@ async def test_a_look_at_the_certificate_is_no_handshake_that_failed(gates: Call
     gate = await gates()
     aim = Aim(gate.address, SERVER_NAME, (gate.ca.root,), 1)
     (leaf, *_) = parse_certificates(gate.credentials.pair.chain_pem, where="listener")
+    pem = gate.credentials.pair.chain_pem.decode()
+    signer = SignerReport(
+        replica="one", started=0.0, updated=0.0, heartbeat=1.0, ready=True, address="here", serving_pem=pem
+    )
+    proof = Arrival(SystemClock())
     for _ in range(20):
-        assert await _greeting(aim)() == leaf.sha256
-    await eventually(lambda: not gate.server._connections)
+        (found,) = (await proof.prove(aim, [signer], interval=0.0)).signers
+        assert (found.state, found.sha256, proof.report.connections) == ("proved", leaf.sha256, 1)
+    await eventually(lambda: not gate.connections)
     assert not gate.listener.refused

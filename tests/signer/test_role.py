@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 
 from federation.core.documents.signer import SignerReport
 from federation.core.pki.keys import KeyKind
-from federation.core.pki.pem import parse_certificates
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.signer.listeners.tls import ServingPair
 from federation_sandbox.apiserver.faults import Delay
 from tests.signer.running_signer import (
     TRUST_DOMAIN,
@@ -25,6 +26,7 @@ from tests.signer.running_signer import (
     running_signer,
 )
 from tests.support import pki
+from tests.support.clock import AheadClock
 from tests.support.patience import PATIENCE
 
 
@@ -166,18 +168,18 @@ async def test_a_cluster_is_added_without_a_restart(tmp_path: Path) -> None:
         hub.registered.remove("west")
 
     async with running_signer(tmp_path, ("east", "west"), setup=setup) as hub:
-        attestor = next(iter(hub.role._members.current.values()))
+        attestor = hub.attestors["east"]
         hub.registered.append("west")
         await hub.reconfigure()
         await hub.ready()
         assert (await hub.ask("west", hub.pod("west"))).code is grpc.StatusCode.OK
-        assert any(one is attestor for one in hub.role._members.current.values()), "east was disturbed"
+        assert hub.attestors["east"] is attestor, "east was disturbed"
 
 
 async def test_a_change_of_policy_takes_effect_and_costs_no_caches(tmp_path: Path) -> None:
     async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
-        attestor = next(iter(hub.role._members.current.values()))
+        attestor = hub.attestors["east"]
         hub.policies["east"] = 'allow = ["shop/*"]'
         await hub.reconfigure()
         assert (await hub.ask("east", token)).code is grpc.StatusCode.UNAUTHENTICATED
@@ -186,7 +188,7 @@ async def test_a_change_of_policy_takes_effect_and_costs_no_caches(tmp_path: Pat
         assert (await hub.ask("east", token)).code is grpc.StatusCode.UNAUTHENTICATED
         csr = pki.csr_pem(identity_of("foo", "bar"), private_key=pki.key("p384", KeyKind.EC_P384))
         assert (await hub.ask("east", token, csr)).code is grpc.StatusCode.OK
-        assert next(iter(hub.role._members.current.values())) is attestor
+        assert hub.attestors["east"] is attestor
 
 
 async def test_a_bad_configuration_changes_nothing_and_is_reported(tmp_path: Path) -> None:
@@ -283,34 +285,47 @@ async def test_draining_finishes_what_is_under_way(tmp_path: Path) -> None:
 
     async with running_signer(tmp_path, setup=setup) as hub:
         token = hub.pod("east")
-        with hub.clusters["east"].faults.inject(Delay(1.0), resource="tokenreviews"):
+        with hub.clusters["east"].faults.inject(Delay(1.0), resource="tokenreviews") as reviews:
             under_way = asyncio.create_task(hub.ask("east", token))
-            await eventually(lambda: hub.role._registry._by_id["east"][0].slots.taken)
+            await eventually(lambda: reviews.hits)
             stopping = asyncio.create_task(hub.stop())
             await eventually(lambda: "draining" in reasons(hub))
-            await eventually(lambda: hub.role._listener._server is None)
+            while await listens(hub):
+                await asyncio.sleep(0.02)
             assert (await hub.ask("east", token, timeout=3)).code is grpc.StatusCode.UNAVAILABLE
             assert (await under_way).code is grpc.StatusCode.OK
         await stopping
 
 
 async def test_the_doors_certificate_is_renewed_in_place(tmp_path: Path) -> None:
+    """It was made by clocks that are behind, so that it is due and has not ended when they are set right."""
+    clock, behind = AheadClock(), timedelta(seconds=2500)
+
     def setup(hub: RunningSigner) -> None:
-        hub.listener_options = "serving_lifetime = 60"
+        hub.listener_options = "serving_lifetime = 3600"
+        hub.clock, clock.ahead = clock, -behind.total_seconds()
+        hub.clusters["east"].skew = -behind
 
     async with running_signer(tmp_path, setup=setup) as hub:
-        token = hub.pod("east")
-        first = hub.role._listener.serving.certificate
-        assert first is not None
+        first, *_ = hub.serving
         async with hub.channel() as standing:
             await standing.channel_ready()
-            hub.role._listener.serving._due = hub.clock.now()
-            await eventually(lambda: hub.role._listener.serving.certificate is not first)
+            clock.ahead, hub.clusters["east"].skew = 0.0, timedelta(0)
+            await eventually(lambda: hub.serving[0] != first)
             assert standing.get_state() is grpc.ChannelConnectivity.READY
-        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
-        shown = hub.role._listener.serving.certificate
-        assert shown is not None
-        assert await shown_certificate(hub) == shown.der
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+        assert await shown_certificate(hub) == hub.serving[0].der
+
+
+async def listens(hub: RunningSigner) -> bool:
+    """Whether a connection to the listener is taken."""
+    assert hub.role.address is not None
+    try:
+        _, writer = await asyncio.open_connection(hub.role.address.host, hub.role.address.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 async def shown_certificate(hub: RunningSigner) -> bytes:
@@ -338,9 +353,13 @@ async def shown_certificate(hub: RunningSigner) -> bytes:
 
 async def test_the_door_shows_its_intermediate_and_nothing_else(tmp_path: Path) -> None:
     async with running_signer(tmp_path) as hub:
-        leaf = hub.role._listener.serving.certificate
-        assert leaf is not None
+        leaf, *above = hub.serving
         assert await shown_certificate(hub) == leaf.der
-        pair = hub.role._listener._credentials.pair  # type: ignore[union-attr]
-        assert parse_certificates(pair.chain_pem, where="door") == (leaf, hub.ca.certificate)
-        assert b"PRIVATE" not in repr(pair).encode()
+        assert above == [hub.ca.certificate]
+
+
+def test_a_pair_shows_its_key_in_no_text() -> None:
+    ca = authority()
+    pair = ServingPair(ca.chain_pem, ca.key_pem)
+    assert b"PRIVATE KEY" in pair.key_pem
+    assert "PRIVATE" not in repr(pair)

@@ -17,7 +17,11 @@ from federation.core.documents.encoding import decode
 from federation.core.documents.signer import AuthorityReport, ExpiryBoundTable, SignerClusterReport
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.rotation.record import State
-from federation.signer.authorities.authority import IssuedLeaf, LeafRequest
+from federation.signer.authorities.authority import (
+    IssuedLeaf,
+    LeafRequest,
+)
+from federation.signer.authorities.hub_built import HubBuiltAuthority
 from tests.signer.running_signer import (
     Answer,
     RunningSigner,
@@ -82,6 +86,11 @@ class Rotating:
     async def signers(self) -> tuple[str, str]:
         """Who signs for east and for west."""
         return self.signed_by(await self.ask("east")), self.signed_by(await self.ask("west"))
+
+    @property
+    def authority(self) -> AuthorityReport:
+        report = self.hub.role.report().authority
+        return report or AuthorityReport(name="none", kind="", state="none")
 
     @property
     def successor(self) -> AuthorityReport:
@@ -214,12 +223,12 @@ async def test_a_whole_rotation_and_no_request_fails(tmp_path: Path) -> None:
             assert authority_now is not None
             assert authority_now.state == "unavailable", "its root is gone, and the successor signs"
 
-            inherited = hub.role._authorities.successor
+            made = len(hub.back_ends)
             hub.authority_table = tables(hub, it.b, "authority", "new")
             hub.successor_table = ""
             await hub.reconfigure()
             await eventually(lambda: hub.role.report().successor is None)
-            assert hub.role._authorities.authority is inherited, "the very same authority goes on"
+            assert len(hub.back_ends) == made, "the very same authority goes on"
             await settled("b", "b")
             it.number = 2
             await it.hub.direct(it.directives(State.STAGED, issuer=it.b.certificate.sha256))
@@ -233,7 +242,7 @@ async def test_settings_that_are_moved_under_another_name_take_over_first(tmp_pa
         await eventually(lambda: it.successor.state == "ready")
         await it.publish(it.a, it.b)
         await it.enter(State.RETIRED)
-        former = hub.role._authorities.successor
+        made = len(hub.back_ends)
         async with it.asking() as answers:
             await eventually(lambda: len(answers) > 8)
             hub.authority_table = tables(hub, it.b, "authority", "renamed")
@@ -243,7 +252,7 @@ async def test_settings_that_are_moved_under_another_name_take_over_first(tmp_pa
             report = hub.role.report().authority
             assert report is not None
             assert (report.name, report.sha256) == ("renamed", it.b.certificate.sha256)
-            assert hub.role._authorities.authority is not former
+            assert len(hub.back_ends) == made + 1, "it is not the former successor that goes on"
             begun = len(answers)
             await eventually(lambda: len(answers) > begun + 8)
         assert {(answer.code, it.signed_by(answer)) for _, answer in answers} == {(OK, "b")}
@@ -411,8 +420,7 @@ async def test_a_cap_on_lifetimes_holds_for_everybody_and_for_the_door(tmp_path:
             leaf = (await it.ask("east", seconds=asked)).leaf
             lifetime = (leaf.not_after - now).total_seconds()
             assert min(asked or 90, 90) - 1 <= lifetime <= min(asked or 90, 90) + 5
-        listener = it.hub.role._listener.serving.certificate
-        assert listener is not None
+        listener, *_ = it.hub.serving
         assert (listener.not_after - now).total_seconds() <= 95
 
 
@@ -421,11 +429,11 @@ async def test_the_door_follows_the_same_orders(tmp_path: Path) -> None:
         await eventually(lambda: it.successor.state == "ready")
         await it.publish(it.a, it.b)
         await it.enter(State.CANARY, clusters={"west": it.b.certificate.sha256})
-        assert it.hub.role._listener.serving.issuer == it.a.certificate.sha256
+        assert it.hub.role.report().serving_issuer == it.a.certificate.sha256
         only_old = await it.hub.ask("east", it.tokens["east"], trust=bundle_of(it.a))
         assert only_old.code is OK
         await it.enter(State.ACTIVE)
-        assert it.hub.role._listener.serving.issuer == it.b.certificate.sha256
+        assert it.hub.role.report().serving_issuer == it.b.certificate.sha256
 
 
 async def test_a_kill_forgets_nothing(tmp_path: Path) -> None:
@@ -530,17 +538,17 @@ async def test_orders_that_change_while_a_leaf_is_signed(
         await it.publish(it.a, it.b)
         await it.enter(State.PUBLISHING)
         await eventually(lambda: hub.role.report().generation == 2)
-        authority = hub.role._authorities.authority.current
-        issue, signed = authority.issue, []
+        issue, signed = HubBuiltAuthority.issue, []
 
-        async def slowly(order: LeafRequest) -> IssuedLeaf:
-            issued = await issue(order)
-            signed.append(issued)
-            if len(signed) == 1:
-                await hub.direct(it.directives(State.ACTIVE))
+        async def slowly(self: HubBuiltAuthority, order: LeafRequest) -> IssuedLeaf:
+            issued = await issue(self, order)
+            if issued.issuers[0] == it.a.certificate:
+                signed.append(issued)
+                if len(signed) == 1:
+                    await hub.direct(it.directives(State.ACTIVE))
             return issued
 
-        monkeypatch.setattr(authority, "issue", slowly)
+        monkeypatch.setattr(HubBuiltAuthority, "issue", slowly)
         assert it.signed_by(await it.ask("east")) == "b", "what was signed before is not handed out"
         assert len(signed) == 1
 
@@ -559,9 +567,10 @@ async def test_files_that_are_exchanged_in_the_middle_of_a_rotation(tmp_path: Pa
         assert await it.signers() == ("a", "a")
         await hub.kill()
         await hub.start()
-        await eventually(lambda: hub.role._authorities.authority.issuers[:1] == (other.certificate,))
+        await eventually(lambda: it.authority.sha256 == other.certificate.sha256)
+        await eventually(lambda: hub.role.report().generation == 1)
         await eventually(
-            lambda: hub.role._poller.directives.in_force is not None and hub.role.report().generation == 1
+            lambda: not any("directives were not read" in why for why in hub.role.report().reasons)
         )
         assert any(it.a.certificate.sha256[:16] in reason for reason in hub.role.report().reasons)
         assert hub.role.address is None, "nothing may sign for the listener either"

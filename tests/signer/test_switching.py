@@ -12,7 +12,6 @@ from pathlib import Path
 import grpc
 
 from federation.core.documents.signer import AuthorityReport
-from federation.core.pki.certificate import Certificate
 from federation.core.rotation.effects import SigningDirectives
 from federation.signer.authorities.canary import PROBE
 from tests.authorities.vault_hub import given_token, secret_file, server_context
@@ -136,8 +135,7 @@ async def test_an_outage_opens_the_circuit_and_what_was_issued_stays_good(tmp_pa
                 await eventually(lambda: not hub.role.report().ready)
                 assert report_of(hub).state == "unavailable"
                 assert any("cannot sign" in reason for reason in hub.role.report().reasons)
-                shown = hub.role._listener.serving.certificate
-                assert shown is not None, "the listener still shows its certificate"
+                assert hub.serving, "the listener still shows its certificate"
             await eventually(lambda: hub.role.report().ready, describe=lambda: hub.role.report())
             await eventually(lambda: report_of(hub).state in {"ready", "degraded"})
             assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
@@ -175,9 +173,8 @@ async def test_the_doors_own_certificate_comes_from_the_back_end_as_well(tmp_pat
             hub.authority_table = vault_table(server, tmp_path, ca_file)
 
         async with running_signer(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
-            shown = hub.role._listener.serving.certificate
-            assert isinstance(shown, Certificate)
-            assert server.count("pki/issuer/default/sign/mesh-listener") == 1
+            shown, *_ = hub.serving
+            assert server.count("pki/issuer/default/sign/mesh-door") == 1
             assert SERVER_NAME in str(shown.extensions)
 
 

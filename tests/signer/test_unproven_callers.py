@@ -16,7 +16,7 @@ from federation.core.errors import AttestationRefused
 from federation.signer import registry
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.attestation.tokens import Token
-from federation_sandbox.apiserver.faults import Hang
+from federation_sandbox.apiserver.faults import Delay, Hang
 from tests.signer.running_signer import SERVER_NAME, RunningSigner, eventually, running_signer
 from tests.signer.tokens import b64
 from tests.support.patience import PATIENCE
@@ -99,14 +99,20 @@ async def test_one_connection_has_sixteen_calls_at_once(tmp_path: Path) -> None:
             await connection.settled.wait()
         for _ in range(16):
             connection.headers()
-        await eventually(lambda: hub.role._listener._server.slots.taken == 16)  # type: ignore[union-attr]
+        await connection.answered_ping()
         assert not connection.ended
         one_more = connection.headers()
         await eventually(lambda: one_more in connection.ended)
         assert connection.ended == {one_more: None}, "it is reset, and the others go on"
-        assert hub.role._listener._server.slots.taken == 16  # type: ignore[union-attr]
+        connection.data(1, b"\x00\x00\x00\x00\x00", end=True)
+        await eventually(lambda: connection.ended.get(1) == grpc.StatusCode.UNAUTHENTICATED.value[0])
+        connection.headers()
+        await connection.answered_ping()
+        assert len(connection.ended) == 2, (
+            "the place that is free now is taken again, and all others are as before"
+        )
         assert hub.role.report().connections_refused.total == {}
-        assert hub.role.report().rejected_calls.total == {"too_many_streams": 1}
+        assert hub.role.report().rejected_calls.total == {"too_many_streams": 1, "token_missing": 1}
         for _ in range(64):
             connection.headers()
         await eventually(lambda: hub.role.report().connections_refused.total == {"refused_calls": 1})
@@ -203,7 +209,11 @@ async def test_who_only_names_a_cluster_takes_none_of_its_slots(
         refused = [each.code for each in await asyncio.gather(*waiting)]
         assert refused.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 3
         assert refused.count(grpc.StatusCode.UNAUTHENTICATED) == 3
-        assert not hub.role._registry._by_id["east"][0].slots.taken
+        with hub.clusters["east"].faults.inject(Delay(1), resource="tokenreviews"):
+            three = await asyncio.gather(
+                *(hub.ask("east", hub.pod("east", name=f"new-{n}")) for n in range(3))
+            )
+        assert {each.code for each in three} == {grpc.StatusCode.OK}, "every slot is free"
 
 
 async def test_an_api_server_is_asked_about_few_that_its_known_keys_did_not_sign(

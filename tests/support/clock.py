@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
+from federation.runtime.clock import SystemClock
 from tests.support.patience import PATIENCE
 
 START = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
@@ -83,6 +84,10 @@ class VirtualClock:
             await asyncio.sleep(0.001)
         raise AssertionError(f"{self.sleeping} calls sleep, not {number}")
 
+    def jump(self, seconds: float) -> None:
+        """Let ``seconds`` pass without the loop, as where the process is blocked: no sleeper wakes meanwhile."""
+        self._elapsed += seconds
+
     def step(self, seconds: float) -> None:
         """Move the wall clock alone, as an administrator or NTP would."""
         self._skew += timedelta(seconds=seconds)
@@ -91,3 +96,21 @@ class VirtualClock:
         """Let everything that can run without time passing do so."""
         for _ in range(_SETTLE_TURNS):
             await asyncio.sleep(0)
+
+
+class AheadClock(SystemClock):
+    """The system's clock, ``ahead`` of it by so many seconds: for real servers to which an hour passes at once.
+
+    Nobody who sleeps wakes earlier.
+    """
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def now(self) -> datetime:
+        """The wall clock in UTC."""
+        return super().now() + timedelta(seconds=self.ahead)
+
+    def monotonic(self) -> float:
+        """Seconds since some instant."""
+        return super().monotonic() + self.ahead

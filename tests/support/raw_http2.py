@@ -26,6 +26,7 @@ from tests.bench.callers import (
     frame,
     header_block,
 )
+from tests.support.patience import PATIENCE
 
 NO_INDEX = struct.pack(">HI", 1, 0)
 """SETTINGS_HEADER_TABLE_SIZE: no dynamic table, so that every block says all by itself."""
@@ -59,6 +60,7 @@ class RawConnection:
         self.goaway: list[int] = []
         """The error codes of the GOAWAY frames that came."""
         self.settled, self.closed = asyncio.Event(), asyncio.Event()
+        self._pings = asyncio.Semaphore(0)
 
     async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection(
@@ -90,6 +92,16 @@ class RawConnection:
         """Anything at all."""
         self._writer.write(data)
 
+    async def answered_ping(self) -> None:
+        """Return once the server has answered a PING, and so has read everything that was sent before."""
+        self._writer.write(frame(PING, 0, 0, bytes(8)))
+        async with asyncio.timeout(PATIENCE):
+            await self._pings.acquire()
+
+    def abort(self) -> None:
+        """Go away without a word."""
+        self._writer.transport.abort()
+
     async def drain(self) -> None:
         """Wait until the other end has taken what was sent, but for a little."""
         await self._writer.drain()
@@ -114,6 +126,8 @@ class RawConnection:
             self.settled.set()
         elif kind == PING and not flags & ACK:
             self._writer.write(frame(PING, ACK, 0, payload))
+        elif kind == PING:
+            self._pings.release()
         elif kind == HEADERS and flags & END_STREAM:
             found = GRPC_STATUS.search(payload)
             self.ended[stream] = int(found[1]) if found else None

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from federation.core.errors import NotReady
 
 _LOOPBACK: Final = "127.0.0.1"
-_LOWEST: Final = 16384
+LOWEST: Final = 16384
 _OUTGOING_LINUX: Final = (
     32768  # where Linux begins to number outgoing connections if nothing else is configured
 )
@@ -43,9 +43,9 @@ class ReservedPort(int):
         return int, (int(self),)  # a copy is a number: the mark cannot be bound twice
 
 
-def free_port() -> ReservedPort:
-    """A loopback port that is free and stays so; raises NotReady where there is none."""
-    ports = range(_LOWEST, max(_first_outgoing(), _LOWEST + 1024))
+def free_port(*, lowest: int = LOWEST) -> ReservedPort:
+    """A loopback port from ``lowest`` on that is free and stays so; raises NotReady where there is none."""
+    ports = range(lowest, max(_first_outgoing(), lowest + 1024))
     first = secrets.randbelow(len(ports))  # two processes that look at once begin at different places
     for port in (*ports[first:], *ports[:first]):
         with socket.socket(type=socket.SOCK_DGRAM) as mark, socket.socket() as probe:

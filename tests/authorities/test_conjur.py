@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
@@ -42,6 +43,7 @@ from tests.authorities.conjur_server import ACCOUNT, HOST, SERVICE, ConjurServer
 from tests.signer.running_signer import authority
 from tests.support import pki
 from tests.support.clock import VirtualClock
+from tests.support.memory import kept_by
 
 BINARY = bytes(range(256))
 PASSWORD = b"correct horse battery staple"
@@ -575,10 +577,15 @@ async def test_closed_it_holds_neither_key_nor_token(
 ) -> None:
     source = pair_source(server.config(tmp_path), clock)
     put(server, pki.intermediate())
-    await source.read()
+    pair = await source.read()
+    assert kept_by(source, type(pair.key), depth=8)
+    assert [text for text in kept_by(source, str, depth=8) if "Token token=" in text]
+    del pair
     await source.close()
-    fields = {**vars(source), **vars(source._conjur)}
-    assert [fields[name] for name in ("_read", "_pair", "_login")] == [None, None, None]
+    assert not [
+        each for each in kept_by(source, object, depth=8) if isinstance(each, ec.EllipticCurvePrivateKey)
+    ]
+    assert not [text for text in kept_by(source, str, depth=8) if "Token token=" in text]
 
 
 # The parsers, over anything at all

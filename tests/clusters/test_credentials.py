@@ -29,6 +29,7 @@ from federation.kubernetes.session import ClusterSession
 from federation_sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 from tests.support.clusters import EAST, FAST, connected, eventually
+from tests.support.reads import impatient_reads
 
 KUBECTL = os.environ.get("KUBECTL") or shutil.which("kubectl")
 
@@ -220,8 +221,7 @@ async def test_files_that_cannot_be_used_are_refused_with_their_names(
     tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = reading_threads()  # tests before this one may have left some with files that hang
-    impatient = files.Reading(timeout=0.2 if case == "pipe" else 60.0)
-    monkeypatch.setattr(files, "_reading_of_this_process", lambda: impatient)
+    impatient_reads(monkeypatch, 0.2 if case == "pipe" else 60.0)
     async with SandboxCluster("east") as cluster:
         document = cluster.kubeconfig()
         kubeconfig = tmp_path / "kc"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from federation.clusters.members import RECHECK_SECONDS, FollowedSession, follow
 from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterError, ClusterUnauthorized, ClusterUnreachable, ConfigurationError
 from federation.core.identity import ClusterName
+from federation.kubernetes.session import ClusterSession
 from federation_sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 from tests.support.patience import PATIENCE
@@ -24,6 +26,19 @@ PATH = "/api/v1/namespaces/default"
 async def box() -> AsyncIterator[SandboxCluster]:
     async with SandboxCluster("state", controllers=False, signing_algorithm="ES256") as cluster:
         yield cluster
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[ClusterSession]:
+    """Every session that is opened, the newest last."""
+    made, open_session = list[ClusterSession](), ClusterSession.open
+
+    async def noted(*arguments: Any, **options: Any) -> ClusterSession:
+        made.append(await open_session(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(ClusterSession, "open", noted)
+    return made
 
 
 @asynccontextmanager
@@ -61,7 +76,9 @@ async def looked(clock: VirtualClock) -> None:
         await asyncio.sleep(0.2)
 
 
-async def test_a_token_that_has_expired_is_replaced_in_place(box: SandboxCluster, tmp_path: Path) -> None:
+async def test_a_token_that_has_expired_is_replaced_in_place(
+    box: SandboxCluster, tmp_path: Path, sessions: list[ClusterSession]
+) -> None:
     clock = VirtualClock()
     kubeconfig = box.write_kubeconfig(tmp_path / "kubeconfig", token="expired")
     async with opened(kubeconfig, clock) as session:
@@ -71,29 +88,30 @@ async def test_a_token_that_has_expired_is_replaced_in_place(box: SandboxCluster
         await looked(clock)
         box.write_kubeconfig(kubeconfig)
         await until(lambda: works(session), clock)
-        before = session._session
+        assert len(sessions) == 2
         kubeconfig.write_text("half a kubeconf")
         await looked(clock)
         assert await works(session), "what was good stays in use"
         kubeconfig.unlink()
         await looked(clock)
         assert await works(session)
-        assert session._session is before
+        assert len(sessions) == 2, "the very same session goes on"
     with pytest.raises(ClusterUnreachable, match="closed"):
         await session.request("GET", PATH)
 
 
 async def test_requests_under_way_end_with_the_session_that_they_began_with(
-    box: SandboxCluster, tmp_path: Path
+    box: SandboxCluster, tmp_path: Path, sessions: list[ClusterSession]
 ) -> None:
     clock = VirtualClock()
     kubeconfig = box.write_kubeconfig(tmp_path / "kubeconfig")
     async with opened(kubeconfig, clock) as session:
-        before = session._session
+        (before,) = sessions
         box.write_kubeconfig(kubeconfig, "another", groups=("system:masters",))
 
         async def replaced() -> bool:
-            return session._session is not before
+            await session.request("GET", PATH)
+            return box.requests.recent[-1].user == "another"
 
         await until(replaced, clock)
         await before.get(PATH)  # it stays open for as long as a request may take
@@ -112,11 +130,12 @@ async def test_the_state_moves_to_no_other_server_while_a_role_runs(
         SandboxCluster("other", controllers=False, signing_algorithm="ES256") as other,
         opened(kubeconfig, clock) as session,
     ):
-        before = session._session
         other.write_kubeconfig(kubeconfig)
         await looked(clock)
-        assert session._session is before
+        seen = len(other.requests.recent)
+        box.requests.reset()
         assert await works(session)
+        assert (box.requests.count(verb="get"), len(other.requests.recent)) == (1, seen)
         assert "names another API server" in caplog.text
 
 

@@ -10,10 +10,11 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -53,10 +54,14 @@ class Watched:
         *,
         timeouts: ClusterTimeouts = FAST,
         clock: Clock | None = None,
+        limits: SimpleNamespace | None = None,
         **options: Any,
     ) -> None:
+        """``limits`` are those of the session, where a test changes them later."""
         self.changes: list[Change[ObjectMeta]] = []
+        self.limits = limits or SimpleNamespace()
         options.setdefault("decode", decode_metadata)
+        options.setdefault("on_change", self.changes.append)
         self.reflector: Reflector[ObjectMeta] = Reflector(
             session,
             path,
@@ -64,7 +69,6 @@ class Watched:
             timeouts=timeouts,
             clock=clock or SystemClock(),
             jitter=random.Random(1),
-            on_change=self.changes.append,
             **options,
         )
 
@@ -78,8 +82,7 @@ class Watched:
 
     def wait_no_longer_than(self, seconds: float) -> None:
         """For an answer of a cluster that hangs from now on; before, it may take its time on a loaded machine."""
-        session = self.reflector._session
-        session._timeouts = replace(session._timeouts, request=seconds)
+        self.limits.request = seconds
 
 
 @asynccontextmanager
@@ -87,8 +90,9 @@ async def watched(cluster: SandboxCluster, tmp_path: Path, **options: Any) -> As
     """A running reflector on a sandbox cluster, listed and with its watch up."""
     timeouts, clock = options.get("timeouts", FAST), options.get("clock")
     kubeconfig = cluster.write_kubeconfig(tmp_path / "kc")
-    async with connected(kubeconfig, timeouts=timeouts, clock=clock) as session:
-        watch = Watched(session, **options)
+    limits = SimpleNamespace(**asdict(timeouts))
+    async with connected(kubeconfig, timeouts=cast("ClusterTimeouts", limits), clock=clock) as session:
+        watch = Watched(session, limits=limits, **options)
         async with running(watch.reflector.run()):
             await eventually(lambda: watch.reflector.fresh)
             yield watch
@@ -455,8 +459,7 @@ async def test_a_consumer_that_fails_ends_the_run(tmp_path: Path) -> None:
         SandboxCluster("east") as cluster,
         connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
     ):
-        watch = Watched(session)
-        watch.reflector._on_change = fail
+        watch = Watched(session, on_change=fail)
         with pytest.raises(LookupError):
             await watch.reflector.run()
         assert not watch.reflector.fresh

@@ -109,8 +109,8 @@ class Exchanged:
 @asynccontextmanager
 async def exchanging(
     directory: Path, *, setup: Callable[[RunningSigner], None] = lambda _: None, **options: Any
-) -> AsyncIterator[tuple[RunningSigner, Exchanged]]:
-    """A running_signer, and what stands in for its back end."""
+) -> AsyncIterator[tuple[RunningSigner, list[Exchanged]]]:
+    """A running signer, and what stands in for each back end that is made."""
     made = list[Any]()
 
     def make(
@@ -124,7 +124,7 @@ async def exchanging(
         setup(hub)
 
     async with running_signer(directory, setup=exchange, **options) as hub:
-        yield hub, made[0] if made else None
+        yield hub, made
 
 
 async def ask(hub: RunningSigner, back_end: Exchanged, answer: Callable[[LeafRequest], IssuedLeaf]) -> Answer:
@@ -144,7 +144,7 @@ async def test_request_signed(tmp_path: Path) -> None:
     async with exchanging(tmp_path) as (hub, exchanged):
         ca = hub.ca
         for chain in ([ca.certificate], [ca.certificate, ca.root], [ca.root, ca.certificate]):
-            answer = await ask(hub, exchanged, partial(issue, ca, chain))
+            answer = await ask(hub, exchanged[0], partial(issue, ca, chain))
             assert answer.leaf.uris == (str(IDENTITY),)
             assert answer.elements[1:] == (ca.certificate.pem.decode(), ca.root.pem.decode()), (
                 "the root is stripped"
@@ -156,7 +156,7 @@ async def test_request_denied_or_no_issuer(tmp_path: Path) -> None:
         raise AuthorityMisconfigured("the role does not allow this URI")
 
     async with exchanging(tmp_path) as (hub, exchanged):
-        answer = await ask(hub, exchanged, denied)
+        answer = await ask(hub, exchanged[0], denied)
         assert (answer.code, answer.details) == SIGN_FAILED
         assert hub.refused("east") == {"authority_misconfigured": 1}
 
@@ -166,7 +166,7 @@ async def test_request_failed_for_now(tmp_path: Path) -> None:
         raise AuthorityUnavailable("sealed")
 
     async with exchanging(tmp_path) as (hub, exchanged):
-        answer = await ask(hub, exchanged, down)
+        answer = await ask(hub, exchanged[0], down)
         assert (answer.code, answer.details) == UNAVAILABLE
 
 
@@ -175,10 +175,10 @@ async def test_a_back_end_that_crashes_is_contained(tmp_path: Path, caplog: pyte
         raise ZeroDivisionError("a bug with the token in it: no")
 
     async with exchanging(tmp_path) as (hub, exchanged):
-        answer = await ask(hub, exchanged, crash)
+        answer = await ask(hub, exchanged[0], crash)
         assert (answer.code, answer.details) == SIGN_FAILED
         assert "failed unexpectedly" in caplog.text
-        exchanged.current = exchanged.made
+        exchanged[0].current = exchanged[0].made
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
 
 
@@ -238,7 +238,7 @@ async def test_what_a_back_end_returns_is_checked_before_anybody_gets_it(tmp_pat
     async with exchanging(tmp_path) as (hub, exchanged):
         for name, (reason, wrong) in CASES.items():
             before = hub.refused("east").get(reason, 0)
-            answer = await ask(hub, exchanged, lambda order, wrong=wrong: wrong(order, hub.ca))  # type: ignore[misc]
+            answer = await ask(hub, exchanged[0], lambda order, wrong=wrong: wrong(order, hub.ca))  # type: ignore[misc]
             assert (answer.code, answer.details) == BAD_CHAIN, (name, hub.refused("east"))
             assert hub.refused("east").get(reason, 0) == before + 1, (name, hub.refused("east"))
         assert hub.role.report().issued == 0
@@ -253,7 +253,7 @@ async def test_one_root_of_several_is_enough(tmp_path: Path) -> None:
         await hub.start()
         await hub.ready()
         for ca in (hub.ca, SECOND):
-            answer = await ask(hub, exchanged, partial(issue, ca, [ca.certificate]))
+            answer = await ask(hub, exchanged[0], partial(issue, ca, [ca.certificate]))
             assert answer.elements[-1].count("BEGIN CERTIFICATE") == 2
 
 

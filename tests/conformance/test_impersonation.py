@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import pytest
 from federation.core.identity import SpiffeId
 from federation.core.istio.ca_protocol import METHOD, IstioCertificateRequest, encode_request
 from federation.runtime.clock import SystemClock
+from federation.signer.authorities.authority import IssuedLeaf, LeafRequest
 from federation_sandbox.apiserver.faults import Answer as Status
 from federation_sandbox.apiserver.faults import Cut, Delay, Garbage, Hang
 from federation_sandbox.cluster import SandboxCluster
@@ -527,7 +528,9 @@ async def test_the_log_and_the_audit_name_caller_and_identity(
             assert part in refusal.getMessage()
 
 
-async def test_a_ztunnel_gets_what_its_node_needs_and_nothing_else(tmp_path: Path) -> None:
+async def test_a_ztunnel_gets_what_its_node_needs_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole of it as ztunnel does it: every identity of its node at once, over one connection."""
     async with ambient(tmp_path) as (hub, token):
         mine = [identity_of("shop", f"app-{index}") for index in range(12)]
@@ -554,10 +557,18 @@ async def test_a_ztunnel_gets_what_its_node_needs_and_nothing_else(tmp_path: Pat
         assert set(ztunnel.held) == {ZTUNNEL, SHOP, *mine}
         assert set(ztunnel.refusals) == {(away, grpc.StatusCode.UNAUTHENTICATED)}
         assert ztunnel.most_under_way == 8
-        known = hub.role._renewals.end_of
-        assert all(
-            known(("east", str(identity.service_account), "ztunnel-a")) for identity in ztunnel.held
-        ), "whose certificate ends first is known for each identity"
+        issue, replaces = hub.back_ends[0].issue, dict[str, datetime | None]()
+
+        async def noted(order: LeafRequest) -> IssuedLeaf:
+            replaces[order.names[0]] = order.replaces
+            return await issue(order)
+
+        monkeypatch.setattr(hub.back_ends[0], "issue", noted)
+        for identity in (SHOP, *mine):
+            assert (await ask(hub, "east", token, identity)).code is grpc.StatusCode.OK
+        assert (await hub.ask("east", token, identity=ZTUNNEL)).code is grpc.StatusCode.OK
+        ends = {str(identity): held.leaf.not_after for identity, held in ztunnel.held.items()}
+        assert replaces == ends, "whose certificate ends first is known for each identity"
         assert {held.roots for held in ztunnel.held.values()} == {(hub.ca.root,)}
 
 

@@ -23,13 +23,12 @@ def test_outgoing_connections_are_not_numbered_from_it() -> None:
 
 def test_a_port_that_a_server_holds_is_passed_over(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     kept = free_port()
-    monkeypatch.setattr("federation_sandbox.ports._LOWEST", int(kept))
     monkeypatch.setattr("federation_sandbox.ports.secrets.randbelow", lambda _: 0)
     number = int(kept)
     del kept
     with socket.socket() as server:
         server.bind(("127.0.0.1", number))
-        assert free_port() != number
+        assert free_port(lowest=number) != number
     assert free_port() == number
 
 

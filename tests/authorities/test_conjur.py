@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
@@ -25,7 +24,7 @@ from federation.core.errors import (
     FederationError,
 )
 from federation.core.pki.keys import KeyKind
-from federation.signer.authorities.authority import AuthoritySettings
+from federation.signer.authorities.authority import AuthoritySettings, KeyPair
 from federation.signer.authorities.back_ends import make_authority
 from federation.signer.authorities.conjur import (
     DEFAULT_LIFETIME,
@@ -583,11 +582,14 @@ async def test_closed_it_holds_neither_key_nor_token(
     assert not any(secrets_kept_by(source))
 
 
-def secrets_kept_by(source: PairOfVariables) -> tuple[list[object], list[bytes], list[str]]:
-    """Keys, keys as PEM, and access tokens, which are JSON in base64."""
-    keys = [each for each in kept_by(source, object, depth=8) if isinstance(each, ec.EllipticCurvePrivateKey)]
+def secrets_kept_by(source: PairOfVariables) -> tuple[list[KeyPair], list[bytes], list[str]]:
+    """Pairs, keys as PEM, and access tokens, which are JSON in base64."""
     pem = [data for data in kept_by(source, bytes, depth=8) if b"PRIVATE KEY" in data]
-    return list(keys), pem, [text for text in kept_by(source, str, depth=8) if text.startswith("eyJ")]
+    return (
+        kept_by(source, KeyPair, depth=8),
+        pem,
+        [text for text in kept_by(source, str, depth=8) if text.startswith("eyJ")],
+    )
 
 
 # The parsers, over anything at all

@@ -21,7 +21,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from federation.controller.proof.listener_check import Aim, Arrival
+from federation.controller.proof.listener_check import Aim, ListenerCheck
 from federation.core.call_slots import CallSlot
 from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
@@ -760,7 +760,7 @@ async def test_a_look_at_the_certificate_is_no_handshake_that_failed(gates: Call
     signer = SignerReport(
         replica="one", started=0.0, updated=0.0, heartbeat=1.0, ready=True, address="here", serving_pem=pem
     )
-    proof = Arrival(SystemClock())
+    proof = ListenerCheck(SystemClock())
     for _ in range(20):
         (found,) = (await proof.prove(aim, [signer], interval=0.0)).signers
         assert (found.state, found.sha256, proof.report.connections) == ("proved", leaf.sha256, 1)

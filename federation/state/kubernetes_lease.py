@@ -325,7 +325,7 @@ class LeadershipLease:
         return msgspec.json.encode(
             {
                 "apiVersion": "coordination.k8s.io/v1",
-                "kind": "LeadershipLease",
+                "kind": "Lease",
                 "metadata": metadata,
                 "spec": fields,
             }
@@ -336,11 +336,7 @@ class LeadershipLease:
             found = _lease.decode(answer)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise self._garbage(str(error)[:200]) from None
-        if (
-            found.kind != "LeadershipLease"
-            or found.metadata.name != self.name
-            or not found.metadata.resource_version
-        ):
+        if found.kind != "Lease" or found.metadata.name != self.name or not found.metadata.resource_version:
             raise self._garbage("it is another object")
         self._version, self.spec = found.metadata.resource_version, found.spec or LeaseSpec()
         return self.spec

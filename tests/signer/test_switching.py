@@ -174,7 +174,7 @@ async def test_the_doors_own_certificate_comes_from_the_back_end_as_well(tmp_pat
 
         async with running_signer(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
             shown, *_ = hub.serving
-            assert server.count("pki/issuer/default/sign/mesh-door") == 1
+            assert server.count("pki/issuer/default/sign/mesh-listener") == 1
             assert SERVER_NAME in str(shown.extensions)
 
 

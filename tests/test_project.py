@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from datetime import date
 from email import message_from_string
 from hashlib import sha256
@@ -222,3 +223,121 @@ def test_no_former_word_is_in_code_texts_or_docs() -> None:
         if FORMER_WORDS.search(line) and not NAMES_ON_THE_WIRE.search(line)
     ]
     assert found == []
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+TESTS = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
+    for path in sorted((ROOT / "tests").rglob("*.py"))
+}
+"""Every module of the tests by its name."""
+
+NOT_THE_PRODUCTS = {
+    "_actions": "of argparse, which has no other way to ask a parser what it takes",
+    "_ASN1Type": "of cryptography, which has no other way to choose the string type of a name",
+    "_exit": "of os: a documented function",
+    "_SubParsersAction": "of argparse, as _actions",
+    "_x509_extensions": "of moto, whose answers are corrected there",
+    "_KmsBackend__ensure_valid_sign_and_verify_key": "of moto, as above",
+    "_KmsBackend__ensure_valid_signing_algorithm": "of moto, as above",
+}
+"""Private names that tests may reach into, each with its reason."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def private_names_reached_into(module: ast.Module) -> Iterator[str]:
+    """Those of another object's attributes, of imports, and of names that are patched or asked for."""
+    for node in ast.walk(module):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls") | ast.Call(func=ast.Name(id="super"))):
+                pass
+            case ast.Attribute(attr=name) if is_private(name):
+                yield name
+            case ast.ImportFrom(names=names):
+                yield from (alias.name for alias in names if is_private(alias.name))
+            case (
+                ast.Call(args=[*_, ast.Constant(value=str(text))])
+                | ast.Call(args=[_, ast.Constant(value=str(text)), *_] | [ast.Constant(value=str(text)), *_])
+            ) if ast.unparse(node.func).rpartition(".")[2] in PATCHES:
+                yield from (name for name in text.split(".") if is_private(name))
+
+
+PATCHES = {"setattr", "getattr", "delattr", "hasattr", "attrgetter"}
+
+
+def test_tests_go_through_public_faces() -> None:
+    found = {(name, each) for name, module in TESTS.items() for each in private_names_reached_into(module)}
+
+    assert {(name, each) for name, each in found if each not in NOT_THE_PRODUCTS} == set()
+    assert {each for _, each in found} == set(NOT_THE_PRODUCTS), "each exception is needed"
+
+
+def functions(module: ast.Module) -> Iterator[Function]:
+    return (node for node in ast.walk(module) if isinstance(node, Function))
+
+
+def asserts(function: Function) -> bool:
+    """Whether it has an assertion itself: assert, or what pytest has for it."""
+    return any(
+        isinstance(node, ast.Assert)
+        or (isinstance(node, ast.Raise) and "AssertionError" in ast.unparse(node))
+        or (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in {"pytest.raises", "pytest.warns", "pytest.fail"}
+        )
+        for node in ast.walk(function)
+    )
+
+
+def called(function: Function) -> set[str]:
+    names = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+    return {ast.unparse(name).rpartition(".")[2] for name in names}
+
+
+def in_reach(name: str) -> dict[str, list[Function]]:
+    """The functions of a module and of those that it imports from, but for what only sets a scene (it yields)."""
+    imports = [node for node in ast.walk(TESTS[name]) if isinstance(node, ast.ImportFrom)]
+    modules = {name, *(str(node.module) for node in imports)}
+    modules |= {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+    found: dict[str, list[Function]] = {}
+    for module in modules & TESTS.keys():
+        for function in functions(TESTS[module]):
+            if not any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function)):
+                found.setdefault(function.name, []).append(function)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in TESTS if name.rpartition(".")[2].startswith("test_")])
+def test_every_test_asserts_something_itself_or_in_a_helper(name: str) -> None:
+    reach = in_reach(name)
+    good = {each for each, those in reach.items() if any(map(asserts, those))}
+    while more := {each for each, those in reach.items() if any(called(one) & good for one in those)} - good:
+        good |= more
+
+    assert [
+        f"{function.name} (line {function.lineno})"
+        for function in functions(TESTS[name])
+        if function.name.startswith("test_") and not asserts(function) and not called(function) & good
+    ] == []
+
+
+def test_the_tests_that_the_docs_name_are_there() -> None:
+    named = {
+        (path.name, module, test)
+        for path in (*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"))
+        for module, test in re.findall(
+            r"\b(?:tests/)?((?:\w+/)*test_\w+)\.py(?:::(\w+))?", path.read_text("utf-8")
+        )
+    }
+    there = {
+        (short, test)
+        for name, module in TESTS.items()
+        for short in (name.removeprefix("tests.").replace(".", "/"), name.rpartition(".")[2])
+        for test in ("", *(function.name for function in functions(module)))
+    }
+
+    assert len(named) > 20
+    assert {each for each in named if each[1:] not in there} == set()

@@ -160,6 +160,7 @@ async def test_nothing_stays_open_at_the_agent(agent: SpiffeAgent, api: Workload
     async with asyncio.timeout(PATIENCE):
         while agent.open_streams:
             await asyncio.sleep(0.01)
+    assert (agent.calls, agent.open_streams) == (["x509"], 0)
 
 
 # JWT-SVIDs

@@ -126,6 +126,8 @@ async def test_what_was_not_requested_is_not_read_for_ever(tmp_path: Path, begin
             while sent[0] != before:
                 before = sent[0]
                 await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)
+        assert 0 < sent[0] == before
 
 
 @pytest.mark.parametrize("size", [5_000, 60_000, 600_000])

@@ -125,6 +125,9 @@ def test_what_agents_and_ztunnels_send_is_no_flood() -> None:
             seen.feed(frame(RST_STREAM, 0, 1, bytes(4)), now)
         else:
             seen.answered()
+    assert (seen.unfinished, seen.in_headers) == (None, False)
+    with pytest.raises(Flood):  # it still watches
+        seen.feed(frame(RST_STREAM, 0, 1, bytes(4)) * (10 * int(frame_limits.RESETS[0])), 3600.0)
 
 
 def test_idle_agents_may_ping_at_their_interval_and_no_faster() -> None:

@@ -91,6 +91,7 @@ async def test_a_document_that_hangs_does_not_delay_the_other(
     await controller.put(await controller.write(1, A))
     poller = TrustPoller(store, clock=clock, trust_domain=TRUST_DOMAIN, pins=PINS)
     await poller.poll()
+    first, before = poller.generations.newest, poller.directives.in_force
     store.hangs = hangs
     running = asyncio.create_task(poller.run())
     try:
@@ -104,6 +105,9 @@ async def test_a_document_that_hangs_does_not_delay_the_other(
                 if seen if hangs == "current" else generation is not None and generation.number == 2:
                     break
                 await asyncio.sleep(0.01)
+        assert not running.done()
+        late = poller.generations.newest if hangs == "current" else poller.directives.in_force
+        assert late == (first if hangs == "current" else before), "what hangs is not there yet"
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

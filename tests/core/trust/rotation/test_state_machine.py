@@ -32,9 +32,11 @@ class RotationMachine(RuleBasedStateMachine):
     """Clusters, signers, a controller and operators, one event at a time."""
 
     judge: Invariants
+    begun = 0
 
     @initialize(clusters=st.integers(2, 4), replicas=st.integers(1, 3), staged=st.sampled_from(["bc", "c"]))
     def begin(self, clusters: int, replicas: int, staged: str) -> None:
+        type(self).begun += 1
         self.judge = Invariants(Simulation(clusters=clusters, replicas=replicas, staged=staged))
 
     @rule(name=st.sampled_from(NAMES), x=NUMBER, y=NUMBER)
@@ -47,6 +49,7 @@ class RotationMachine(RuleBasedStateMachine):
 
 
 def test_two_thousand_runs_of_the_state_machine() -> None:
+    RotationMachine.begun = 0
     run_state_machine_as_test(
         RotationMachine,
         settings=settings(
@@ -58,6 +61,7 @@ def test_two_thousand_runs_of_the_state_machine() -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    assert RotationMachine.begun >= RUNS
 
 
 @pytest.mark.parametrize("part", range(4))

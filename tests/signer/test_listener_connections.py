@@ -425,9 +425,16 @@ async def test_handshakes_have_a_rate_and_addresses_take_turns(gates: Callable[.
     await asyncio.gather(*(gate.bare("127.0.0.2") for _ in range(300)))
     await eventually(lambda: gate.connections == 300)
     assert await gate.ask() == b"reply"
+    reader, writer = await gate.bare("127.0.0.2")
+    hello = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(
+            ssl.MemoryBIO(), hello, server_hostname=SERVER_NAME
+        ).do_handshake()
+    writer.write(hello.read())
     with pytest.raises(TimeoutError):  # the others still wait, and the new address did not wait for them
         async with asyncio.timeout(3):
-            await gate.raw(source="127.0.0.2")
+            await reader.read(1)
 
 
 async def test_the_certificate_is_replaced_without_a_connection_lost(gates: Callable[..., Any]) -> None:

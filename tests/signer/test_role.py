@@ -19,6 +19,7 @@ from federation_sandbox.apiserver.faults import Delay
 from tests.signer.running_signer import (
     TRUST_DOMAIN,
     RunningSigner,
+    admit,
     authority,
     bundle_of,
     eventually,
@@ -305,6 +306,7 @@ async def test_the_doors_certificate_is_renewed_in_place(tmp_path: Path) -> None
         hub.listener_options = "serving_lifetime = 3600"
         hub.clock, clock.ahead = clock, -behind.total_seconds()
         hub.clusters["east"].skew = -behind
+        admit(hub.clusters["east"], hub.directory / "east.kubeconfig")  # its token is good by that clock
 
     async with running_signer(tmp_path, setup=setup) as hub:
         first, *_ = hub.serving

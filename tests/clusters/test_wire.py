@@ -96,8 +96,8 @@ async def test_a_flood_that_holds_nothing_is_read_within_the_budget(tmp_path: Pa
                 await asyncio.sleep(0.1)
             for _ in range(3):
                 charged = budget.charged_times
-                await waits.advance(3.0)
-                while budget.charged_times == charged:  # it goes on where it was
+                while budget.charged_times == charged:  # it goes on where it was, once what it owes is paid
+                    await waits.advance(3.0)
                     await asyncio.sleep(0.01)
         connections = [each for each in gc.get_objects() if isinstance(each, MemberConnection)]
         waiting = [sum(map(len, kept_by(each, bytearray, depth=2))) for each in connections]

@@ -10,6 +10,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
@@ -19,6 +20,7 @@ from federation_sandbox import demo
 from federation_sandbox.box import ROOT_CONFIG_MAP, Box
 from tests.e2e.conftest import REAL
 from tests.e2e.rotating import LIMIT, kill_hub, open_mesh
+from tests.support.patience import PATIENCE
 
 
 async def test_no_connection_fails_while_a_cluster_is_cut_off_and_the_hub_is_killed_in_every_state(
@@ -99,10 +101,16 @@ async def test_without_one_safety_the_same_rotation_breaks_connections(tmp_path:
 
     stack: list[asyncio.subprocess.Process] = []
     try:
-        async with open_mesh(tmp_path, count=2, start=start) as mesh, mesh.busy():
+        # Lives that outlast the test: west trusts what it was given at first, until the end.
+        life = timedelta(hours=1)
+        async with open_mesh(tmp_path, count=2, start=start, life=life) as mesh, mesh.busy():
             # No canary: that is another safety, and its proof would catch the mistake before workloads do.
             await mesh.box.operate("start", reason="carelessly", canary="")
-            async with asyncio.timeout(LIMIT):
+            await mesh.box.wait_for(
+                "/api/v1/rotation", lambda rotation: rotation["state"] == "ACTIVE", what="the new root in use"
+            )
+            await mesh.renew("east")
+            async with asyncio.timeout(PATIENCE):
                 while not mesh.failures:
                     await asyncio.sleep(0.1)
         assert mesh.failures

@@ -161,6 +161,7 @@ class Member:
             hub=around.hub,
             first=[n for n in config.istio.namespaces if n not in publication.excluded_namespaces],
             exists=lambda name: ObjectKey("", name) in self._watch.namespaces,
+            config_map=publication.config_map,
             read=self._reading.of,
         )
         self._watch = ClusterWatch(

@@ -174,6 +174,10 @@ a state that was set back is older, though nothing else remembers it.
 
 MOST_DIGITS: Final = 12  # of such a number: the keys of generations have room for no more
 MOST_MARK: Final = 64  # characters that are used of an annotation, which any client may have written
+NO_IDENTITY: Final = "(empty)"
+"""What an annotation that is there and holds nothing reads as. The hub's own claim of the object meets it as it meets
+any other mark (Kubernetes, "Server-Side Apply", Conflicts), so it must not read as none.
+"""
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -182,9 +186,14 @@ def new_id(random_bytes: Callable[[int], bytes]) -> str:
     return random_bytes(16).hex()
 
 
+def is_identity(text: str) -> bool:
+    """Whether it has the form of a hub's identity."""
+    return _ID.fullmatch(text) is not None
+
+
 def check_id(text: str) -> str:
     """The identity of a hub. Raises InvalidValue where it is none."""
-    if not _ID.fullmatch(text):
+    if not is_identity(text):
         raise InvalidValue(
             f"{text[:80]!r} is not the identity of a hub",
             remedy="write the 32 hex digits that status shows, which are in the annotation federation-hub/hub as well",
@@ -193,9 +202,11 @@ def check_id(text: str) -> str:
 
 
 def mark_in(annotations: Mapping[str, object] | None) -> str:
-    """The identity that is written on an object, bounded; empty where there is none."""
-    value = (annotations or {}).get(ANNOTATION, "")
-    return value[:MOST_MARK] if isinstance(value, str) else ""
+    """The mark that is written on an object, bounded; empty where there is none. It need not be an identity."""
+    value = (annotations or {}).get(ANNOTATION)
+    if value is None:
+        return ""
+    return (value if isinstance(value, str) else "")[:MOST_MARK] or NO_IDENTITY
 
 
 def number_in(annotations: Mapping[str, object] | None) -> int:

@@ -103,6 +103,23 @@ def test_one_mark_of_another_hub_holds_the_whole_cluster(replaces: bool) -> None
     assert not case.joining.other_hub
 
 
+@pytest.mark.parametrize("mark", ["", "theirs", "\x1b[2J"])
+def test_a_mark_that_is_no_identity_can_be_removed_and_not_adopted(mark: str) -> None:
+    """With an empty one the claim of the first namespace met a conflict for ever, and the others waited in silence."""
+    case = Case()
+    read = mark_in({ANNOTATION: mark})
+    case.show(FIRST, case.observed(THEIRS.pem, read))
+    assert case.joining.stays("shop", None)
+    assert not case.joining.must_claim(FIRST, case.observed(THEIRS.pem, read))
+    health = case.joining.health({case.observed(THEIRS.pem).sha256})
+    assert health.reason == "other_hub"
+    assert f"metadata.name=istio-ca-root-cert {ANNOTATION}-" in health.remedy
+    assert "adopt_hubs" not in health.remedy
+    assert health.detail.isprintable()
+    case.show(FIRST, case.observed(THEIRS.pem, mark_in({})))
+    assert not case.joining.other_hub
+
+
 def test_another_hub_with_the_very_same_bundle_holds_nothing_back() -> None:
     """A hub that is started over an empty state finds what its forerunner wrote: what either signs is trusted there."""
     case = Case()
@@ -287,8 +304,11 @@ def test_every_object_bears_the_mark_and_is_read_with_it() -> None:
 )
 def test_any_annotation_is_read_and_bounded(annotations: dict[str, object], mark: str) -> None:
     read = mark_in(annotations | {ANNOTATION: mark})
-    assert len(read) <= 64
-    assert mark.startswith(read)
+    assert 0 < len(read) <= 64
+    assert mark.startswith(read) or not mark
+    assert HubIdentity("ab" * 16).is_other(read) == (mark != "ab" * 16), (
+        "nothing but its absence reads as no mark"
+    )
 
 
 async def test_the_identity_is_drawn_once_and_kept(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ from federation.controller.publication.observed import ReadBack, ReadContent
 from federation.core.clock import Clock
 from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue
-from federation.core.identity import NO_HUB, HubIdentity
+from federation.core.identity import ANNOTATION, NO_HUB, HubIdentity, is_identity
+from federation.core.istio.settings import DEFAULT_BUNDLE
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
 from federation.core.rotation.world import ClusterFacts
@@ -126,11 +127,11 @@ class _Parsed:
 class Joining:
     """Decides for one cluster which namespaces keep what they have.
 
-    ``replaces`` is the operator's instruction to overwrite it all at once. ``nothing_earlier`` is the statement that no
-    certificate from before the hub is alive: then a cluster that came with roots of the hub alone has no CA of its
+    ``replaces`` is the operator's instruction to overwrite it all at once. ``nothing_earlier`` is the statement that
+    no certificate from before the hub is alive: then a cluster that came with roots of the hub alone has no CA of its
     own that issues. ``hub`` is this hub; the one of the namespaces ``first`` that ``exists`` is written to before all
-    others. ``remembered`` is what is persisted, None where nothing is: what it came with is then not
-    waited for.
+    others. ``config_map`` is the name of these objects. ``remembered`` is what is persisted, None where nothing is:
+    what it came with is then not waited for.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Joining:
         hub: HubIdentity = NO_HUB,
         first: Sequence[str] = (),
         exists: Callable[[str], bool] = lambda _: False,
+        config_map: str = DEFAULT_BUNDLE,
         read: Callable[[str], ReadContent | None] | None = None,
     ) -> None:
         """``read`` gives what another writer's content holds, None while that is not read.
@@ -155,6 +157,7 @@ class Joining:
         self._hub = hub
         self._firsts = tuple(first)
         self._exists = exists
+        self._config_map = config_map
         self._in_first: dict[str, tuple[ObservedConfigMap, float]] = {}
         self._claiming_since: float | None = None
         self.awaits_claim = False  # some namespace was passed over until the mark is in the first one
@@ -424,7 +427,8 @@ class Joining:
         """How a cluster fares whose namespaces keep something; ``digests`` are the contents that it holds."""
         certificates, unreadable = self.missing(digests)
         if other := self.other_hub:
-            return other_hub_health(other, f"it holds {named(certificates) or 'the bundle of this hub'}")
+            holds = f"it holds {named(certificates) or 'the bundle of this hub'}"
+            return other_hub_health(other, holds, config_map=self._config_map)
         if later := self.ahead:
             return state_older_health(later, self._trust.newest, named(certificates), self._hub.id)
         if not certificates and not unreadable:
@@ -530,8 +534,17 @@ class Joining:
         return found
 
 
-def other_hub_health(hub: str, detail: str) -> ClusterHealth:
-    """How a cluster fares that this hub leaves to another one."""
+def other_hub_health(hub: str, detail: str, *, config_map: str) -> ClusterHealth:
+    """How a cluster fares that this hub leaves to another one; ``hub`` is the mark on the objects there."""
+    if not is_identity(hub):
+        return ClusterHealth(
+            "degraded",
+            OTHER_HUB,
+            f"the annotation {ANNOTATION} there holds {hub!r}, which no hub writes: {detail}. This hub writes nothing "
+            "to the cluster, and issues nothing there, as it cannot know whose objects they are",
+            "find out who wrote it. If no other hub publishes to this cluster, remove it: kubectl annotate configmap "
+            f"--all-namespaces --field-selector metadata.name={config_map} {ANNOTATION}-",
+        )
     return ClusterHealth(
         "degraded",
         OTHER_HUB,

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -262,26 +262,58 @@ FIELD_MANAGER: Final = "federation-hub"
 
 MAX_PAGES: Final = 100
 MAX_NAME: Final = 128  # Kubernetes allows no longer field manager
+MOST_MANAGED_BYTES: Final = 768 * 1024
+"""Of one object's managedFields. Beyond, its writers count as unknown: no API server keeps so much for one object."""
 
 
-class ManagedFields(msgspec.Struct, rename="camel"):
+class OwnedFields(msgspec.Struct, gc=False):
+    """What one manager owns of an object, as ``f:<field>`` (FieldsV1); a section that is odd counts as none of it."""
+
+    data: Any = msgspec.field(name="f:data", default=None)
+    spec: Any = msgspec.field(name="f:spec", default=None)
+
+
+class ManagedFields(msgspec.Struct, gc=False):
     """One entry of ``managedFields``: who owns which fields."""
 
     manager: str = ""
     subresource: str = ""
-    fields_v1: dict[str, Any] = msgspec.field(name="fieldsV1", default_factory=dict)
+    fields: OwnedFields | None = msgspec.field(name="fieldsV1", default=None)
+
+    def owns_any(self, section: Literal["data", "spec"], fields: Iterable[str]) -> bool:
+        """Whether it owns one of these fields of that section, itself and not by a subresource."""
+        if self.fields is None or self.subresource:
+            return False
+        owned = self.fields.data if section == "data" else self.fields.spec
+        return isinstance(owned, dict) and any(f"f:{field}" in owned for field in fields)
 
 
-class _Meta(msgspec.Struct, rename="camel"):
-    managed_fields: list[ManagedFields] | None = None
-    annotations: dict[str, Any] | None = None
+class ManagedMeta(MarkedMeta, rename="camel", gc=False):
+    """The same with who owns what, for objects that others may write as well."""
+
+    managed_fields: msgspec.Raw = msgspec.Raw()  # see managed_fields_of
 
 
-class _Object(msgspec.Struct):
-    metadata: _Meta
+def managed_fields_of(meta: ManagedMeta) -> list[ManagedFields]:
+    """Who owns what of an object; nothing where there is more of that than an API server stores."""
+    if not 0 < len(memoryview(meta.managed_fields)) <= MOST_MANAGED_BYTES:
+        return []
+    return _decode_managed(meta.managed_fields) or []
 
 
-_decode = msgspec.json.Decoder(_Object).decode
+_decode_managed: Final = msgspec.json.Decoder(list[ManagedFields] | None).decode
+
+
+class _ManagedObject(msgspec.Struct, gc=False):
+    metadata: ManagedMeta
+
+
+_decode_managed_object: Final = msgspec.json.Decoder(_ManagedObject).decode
+
+
+def is_written_by(managed: Iterable[ManagedFields], manager: str = FIELD_MANAGER) -> bool:
+    """Whether that manager still owns something of the object."""
+    return any(entry.manager == manager for entry in managed)
 
 
 ISTIOD: Final = "pilot-discovery"
@@ -299,15 +331,18 @@ def stop_writers(writers: Collection[str]) -> str:
     return ", and ".join(ways) or "find what else writes it there, and stop that"
 
 
-def owners_of(managed: list[ManagedFields], key: str, *, ours: str = FIELD_MANAGER) -> set[str]:
-    """The managers, other than ``ours``, that own ``data.<key>`` of a ConfigMap."""
+def owners_of(
+    managed: Iterable[ManagedFields],
+    section: Literal["data", "spec"],
+    fields: Collection[str],
+    *,
+    ours: str = FIELD_MANAGER,
+) -> set[str]:
+    """The managers, other than ``ours``, that own one of these fields; their names interned, they repeat."""
     return {
-        entry.manager[:MAX_NAME]
+        sys.intern(entry.manager[:MAX_NAME])
         for entry in managed
-        if entry.manager != ours
-        and not entry.subresource
-        and isinstance(data := entry.fields_v1.get("f:data"), dict)
-        and f"f:{key}" in data
+        if entry.manager != ours and entry.owns_any(section, fields)
     }
 
 
@@ -333,11 +368,11 @@ async def find_writers(
         try:
             page = decode_page(answer)
             for raw in page.items or ():
-                meta = _decode(raw).metadata
-                managed = meta.managed_fields or []
-                found.others.update(owners_of(managed, key, ours=ours))
-                if any(entry.manager == ours for entry in managed):
-                    found.hubs[mark_in(meta.annotations)] += 1
+                meta = _decode_managed_object(raw).metadata
+                managed = managed_fields_of(meta)
+                found.others.update(owners_of(managed, "data", [key], ours=ours))
+                if is_written_by(managed, ours):
+                    found.hubs[mark_in(annotations_of(meta))] += 1
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             problem = f"list of {config_map} is not what the API promises: {error}"
             raise ClusterGarbage(problem, where=str(session.name)) from None

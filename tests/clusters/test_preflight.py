@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -377,15 +378,19 @@ def test_a_permission_reads_as_an_operator_would_say_it() -> None:
 
 def test_ownership_is_read_out_of_managed_fields() -> None:
     key: dict[str, Any] = {"f:data": {"f:root-cert.pem": {}}}
-    managed = [
-        ManagedFields(manager=FIELD_MANAGER, fields_v1=key),
-        ManagedFields(manager="istiod", fields_v1=key),
-        ManagedFields(manager="labeller", fields_v1={"f:metadata": {"f:labels": {}}}),
-        ManagedFields(manager="other-key", fields_v1={"f:data": {"f:extra": {}}}),
-        ManagedFields(manager="odd", fields_v1={"f:data": ["f:root-cert.pem"]}),
-        ManagedFields(manager="status", subresource="status", fields_v1=key),
-    ]
-    assert owners_of(managed, "root-cert.pem") == {"istiod"}
+    managed = msgspec.convert(
+        [
+            {"manager": FIELD_MANAGER, "fieldsV1": key},
+            {"manager": "istiod", "fieldsV1": key},
+            {"manager": "labeller", "fieldsV1": {"f:metadata": {"f:labels": {}}}},
+            {"manager": "other-key", "fieldsV1": {"f:data": {"f:extra": {}}}},
+            {"manager": "odd", "fieldsV1": {"f:data": ["f:root-cert.pem"]}},
+            {"manager": "status", "subresource": "status", "fieldsV1": key},
+            {"manager": "owns nothing"},
+        ],
+        list[ManagedFields],
+    )
+    assert owners_of(managed, "data", ["root-cert.pem"]) == {"istiod"}
 
 
 async def test_the_right_to_the_cluster_trust_bundle_is_asked_for_where_it_is_served_and_wanted(

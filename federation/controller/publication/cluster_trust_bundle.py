@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
@@ -34,7 +34,6 @@ from federation.clusters.trust_bundles import (
 )
 from federation.controller.publication.config_map import (
     APPLY,
-    MOST_MANAGED_BYTES,
     MOST_WRITERS,
     Contents,
     ObservedConfigMap,
@@ -56,11 +55,14 @@ from federation.kubernetes.objects import (
     METADATA_ONLY,
     METADATA_ONLY_LIST,
     Item,
-    MarkedMeta,
+    ManagedMeta,
     ObjectKey,
     Payload,
     annotations_of,
+    is_written_by,
     key_of,
+    managed_fields_of,
+    owners_of,
     stop_writers,
 )
 from federation.kubernetes.reflector import Change, Reflector
@@ -131,35 +133,12 @@ class ObservedTrustBundle(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class _OwnedSpec(msgspec.Struct, gc=False):
-    spec: dict[str, msgspec.Raw] = msgspec.field(name="f:spec", default_factory=dict)
-
-
-class _Managed(msgspec.Struct, gc=False):
-    manager: str = ""
-    fields: _OwnedSpec | None = msgspec.field(name="fieldsV1", default=None)
-
-
-class _Meta(MarkedMeta, rename="camel", gc=False):
-    managed_fields: msgspec.Raw = msgspec.Raw()
-
-
-_decode_managed: Final = msgspec.json.Decoder(list[_Managed] | None).decode
-
-
-def _managed(meta: _Meta) -> list[_Managed]:
-    """Who owns what of it; none that is known where there is more of that than an API server stores."""
-    if not 0 < len(memoryview(meta.managed_fields)) <= MOST_MANAGED_BYTES:
-        return []
-    return _decode_managed(meta.managed_fields) or []
-
-
 class _Spec(msgspec.Struct, rename="camel", gc=False):
     trust_bundle: str = ""
 
 
 class _Bundle(msgspec.Struct, gc=False):
-    metadata: _Meta
+    metadata: ManagedMeta
     spec: _Spec = msgspec.field(default_factory=_Spec)
 
 
@@ -174,25 +153,14 @@ class BundleDecoder:
         """The object as an item. Raises msgspec.MsgspecError where it is none."""
         found = self._decode(payload)
         meta = found.metadata
-        managed = _managed(meta)
+        managed = managed_fields_of(meta)
         observed = ObservedTrustBundle(
             self._contents.note(found.spec.trust_bundle),
-            _writers(managed),
-            any(entry.manager == FIELD_MANAGER for entry in managed),
+            tuple(sorted(owners_of(managed, "spec", ["trustBundle"]))[:MOST_WRITERS]),
+            is_written_by(managed),
             mark_in(annotations_of(meta)),
         )
         return Item(key_of(meta), meta.resource_version, observed)
-
-
-def _writers(managed: Iterable[_Managed]) -> tuple[str, ...]:
-    names = {
-        entry.manager[:128]
-        for entry in managed
-        if entry.manager != FIELD_MANAGER
-        and entry.fields is not None
-        and "f:trustBundle" in entry.fields.spec
-    }
-    return tuple(sorted(names)[:MOST_WRITERS])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

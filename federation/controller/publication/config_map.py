@@ -26,11 +26,14 @@ from federation.core.trust.bundle import MAX_BUNDLE_BYTES
 from federation.kubernetes.objects import (
     FIELD_MANAGER,
     Item,
-    MarkedMeta,
+    ManagedMeta,
     Payload,
     annotations_of,
+    is_written_by,
     key_of,
     labels_of,
+    managed_fields_of,
+    owners_of,
 )
 
 APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
@@ -38,8 +41,6 @@ MERGE: Final = "application/merge-patch+json"
 LABEL: Final = "istio.io/config"
 
 MOST_EXTRA_KEYS: Final = 32
-MOST_MANAGED_BYTES: Final = 768 * 1024
-"""Of one object's managedFields. Beyond, its writers count as unknown: no API server keeps so much for a ConfigMap."""
 MOST_WRITERS: Final = 8
 MOST_CONTENT_BYTES: Final = 4 * 1024 * 1024
 """Of contents that are not ours, for one cluster: a broken-into one cannot make the hub hold more."""
@@ -196,25 +197,8 @@ class Contents:
         return None if text is None else text.encode("utf-8", "surrogatepass")
 
 
-class _OwnedFields(msgspec.Struct, gc=False):
-    data: dict[str, msgspec.Raw] = msgspec.field(name="f:data", default_factory=dict)
-
-
-class _Managed(msgspec.Struct, gc=False):
-    manager: str = ""
-    subresource: str = ""
-    fields: _OwnedFields | None = msgspec.field(name="fieldsV1", default=None)
-
-
-class _Meta(MarkedMeta, rename="camel", gc=False):
-    managed_fields: msgspec.Raw = msgspec.Raw()
-
-
-_decode_managed: Final = msgspec.json.Decoder(list[_Managed] | None).decode
-
-
 class _ConfigMap(msgspec.Struct, rename="camel", gc=False):
-    metadata: _Meta
+    metadata: ManagedMeta
     data: dict[str, str] | None = None
     binary_data: dict[str, msgspec.Raw] | None = None
 
@@ -224,7 +208,6 @@ class ConfigMapDecoder:
 
     def __init__(self, key: str, contents: Contents) -> None:
         self._key = key
-        self._owned = f"f:{key}"
         self._contents = contents
         self._decode = msgspec.json.Decoder(_ConfigMap).decode
         self._shared: dict[ObservedConfigMap, ObservedConfigMap] = {}
@@ -233,27 +216,21 @@ class ConfigMapDecoder:
         """The ConfigMap as an item. Raises msgspec.MsgspecError where it is none."""
         found = self._decode(payload)
         meta = found.metadata
-        managed = self._managed(meta)
+        managed = managed_fields_of(meta)
         value = (found.data or {}).get(self._key)
         annotations = annotations_of(meta)
         observed = ObservedConfigMap(
             self._contents.note(value) if value is not None else "",
             labels_of(meta).get(LABEL) == "true",
             self._extra(found),
-            self._writers(managed),
-            any(entry.manager == FIELD_MANAGER for entry in managed),
+            tuple(sorted(owners_of(managed, "data", [self._key]))[:MOST_WRITERS]),
+            is_written_by(managed),
             sys.intern(mark_in(annotations)),
             number_in(annotations),
         )
         if len(self._shared) > 10_000:
             self._shared.clear()
         return Item(key_of(meta), meta.resource_version, self._shared.setdefault(observed, observed))
-
-    @staticmethod
-    def _managed(meta: _Meta) -> list[_Managed]:
-        if not 0 < len(memoryview(meta.managed_fields)) <= MOST_MANAGED_BYTES:
-            return []
-        return _decode_managed(meta.managed_fields) or []
 
     def _extra(self, found: _ConfigMap) -> tuple[str, ...]:
         if (
@@ -265,14 +242,3 @@ class ConfigMapDecoder:
         places = [f"data/{key}" for key in found.data or () if key != self._key]
         places += [f"binaryData/{key}" for key in found.binary_data or ()]
         return tuple(sorted(places)[:MOST_EXTRA_KEYS])
-
-    def _writers(self, managed: Iterable[_Managed]) -> tuple[str, ...]:
-        names = {
-            sys.intern(entry.manager[:128])
-            for entry in managed
-            if entry.manager != FIELD_MANAGER
-            and not entry.subresource
-            and entry.fields is not None
-            and self._owned in entry.fields.data
-        }
-        return tuple(sorted(names)[:MOST_WRITERS]) if names else ()

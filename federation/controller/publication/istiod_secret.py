@@ -23,7 +23,6 @@ from typing import Final
 import msgspec
 from cryptography import x509
 
-from federation.controller.publication.config_map import MOST_MANAGED_BYTES
 from federation.core.errors import (
     ClusterError,
     ClusterForbidden,
@@ -38,13 +37,15 @@ from federation.core.pki.keys import kind_of, load_private_key
 from federation.core.pki.path_rules import Purpose
 from federation.core.pki.pem import parse_certificates
 from federation.kubernetes.objects import (
-    FIELD_MANAGER,
     MAX_NAME,
     Item,
-    MarkedMeta,
+    ManagedMeta,
     Payload,
     annotations_of,
+    is_written_by,
     key_of,
+    managed_fields_of,
+    owners_of,
 )
 
 TLS: Final = "kubernetes.io/tls"
@@ -81,34 +82,11 @@ class ObservedSecret(msgspec.Struct, frozen=True, gc=False):
     hub: str = ""
 
     def __repr__(self) -> str:
-        return f"HeldSecret(type={self.type!r}, ours={self.ours})"
-
-
-class _OwnedFields(msgspec.Struct, gc=False):
-    data: dict[str, msgspec.Raw] = msgspec.field(name="f:data", default_factory=dict)
-
-
-class _Managed(msgspec.Struct, gc=False):
-    manager: str = ""
-    fields: _OwnedFields | None = msgspec.field(name="fieldsV1", default=None)
-
-
-class _Meta(MarkedMeta, rename="camel", gc=False):
-    managed_fields: msgspec.Raw = msgspec.Raw()
-
-
-_decode_managed: Final = msgspec.json.Decoder(list[_Managed] | None).decode
-
-
-def _managed(meta: _Meta) -> list[_Managed]:
-    """Who owns what of it; none that is known where there is more of that than an API server stores."""
-    if not 0 < len(memoryview(meta.managed_fields)) <= MOST_MANAGED_BYTES:
-        return []
-    return _decode_managed(meta.managed_fields) or []
+        return f"ObservedSecret(type={self.type!r}, ours={self.ours})"
 
 
 class _Secret(msgspec.Struct, gc=False):
-    metadata: _Meta
+    metadata: ManagedMeta
     type: str = ""
     data: dict[str, str] | None = None
 
@@ -120,20 +98,14 @@ def decode_secret(payload: Payload) -> Item[ObservedSecret]:
     """The Secret as an item of a reflector. Raises msgspec.MsgspecError where it is none."""
     found = _decode(payload)
     meta, data = found.metadata, found.data or {}
-    managed = _managed(meta)
-    owned = {f"f:{key}" for key in (CERTIFICATE, KEY, CA)}
-    others = {
-        entry.manager[:MAX_NAME]
-        for entry in managed
-        if entry.manager != FIELD_MANAGER and entry.fields is not None and owned & entry.fields.data.keys()
-    }
+    managed = managed_fields_of(meta)
     value = ObservedSecret(
         type=found.type[:MAX_NAME],
         certificate=_bytes(data.get(CERTIFICATE, "")),
         key=_bytes(data.get(KEY, "")),
         ca=_bytes(data.get(CA, "")),
-        ours=any(entry.manager == FIELD_MANAGER for entry in managed),
-        writers=tuple(sorted(others)[:MOST_WRITERS]),
+        ours=is_written_by(managed),
+        writers=tuple(sorted(owners_of(managed, "data", (CERTIFICATE, KEY, CA)))[:MOST_WRITERS]),
         hub=mark_in(annotations_of(meta)),
     )
     return Item(key_of(meta), meta.resource_version, value)

@@ -53,7 +53,7 @@ class ConfigSource:
         """Read the file for the first time; raises ConfigurationError with every finding."""
         async with self._reloading:
             text = await self._read()
-            config = parse_config(text, file=str(self.path))
+            config = await self._parse(text)
             self._accept(text, config)
         for warning in config.warnings:
             _logger.warning("the configuration contains an insecure or questionable option: %s", warning)
@@ -78,7 +78,7 @@ class ConfigSource:
                 if text == self._seen:
                     return False
                 self._seen = text
-                config = parse_config(text, file=str(self.path))
+                config = await self._parse(text)
                 self._require_the_same_mesh(config)
                 self._require_the_same_state(config)
                 self._require_the_names_in_use(config)
@@ -168,6 +168,10 @@ class ConfigSource:
                 extra={"reason": error.reason, "findings": len(problems)},
             )
         self._problems = problems
+
+    async def _parse(self, text: str) -> HubConfig:
+        """In a thread: a file of two hundred clusters takes a tenth of a second. Its size bounds how long."""
+        return await asyncio.to_thread(parse_config, text, file=str(self.path))
 
     async def _read(self) -> str:
         try:

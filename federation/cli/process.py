@@ -33,7 +33,7 @@ COLLECT_AFTER: Final = 10_000
 being made, where there is no garbage."""
 
 ORPHAN_GRACE: Final = 60.0
-"""Seconds a role whose supervisor died may drain, before it ends for good."""
+"""Seconds a role whose supervisor died may drain, before it exits all the same."""
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="repeat until every pair validates, for so many seconds at most (default: ask once)",
+        help="repeat until every pair validates, for at most this long (default: ask once)",
     )
     parser.set_defaults(run=run)
 

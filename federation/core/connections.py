@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 NEWCOMERS: Final = 8
-"""One in so many seats is never withheld from connections that have proved nothing yet."""
+"""One seat in this number is never withheld from connections that have proved nothing yet."""
 EXAMINED: Final = 16  # addresses with equally many, for one on which nothing is called
 
 

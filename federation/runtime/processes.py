@@ -43,7 +43,7 @@ VARIABLE: Final = "FEDERATION_SUPERVISED"
 
 
 def hold(*, grace: float) -> None:
-    """End this process after its supervisor: SIGTERM to itself, and for good after ``grace`` seconds.
+    """End this process after its supervisor: SIGTERM to itself, and an exit without a drain after ``grace`` seconds.
 
     Does nothing in a process that no supervisor started.
     """

@@ -209,7 +209,7 @@ class PersistedExpiryBounds:
 
 
 def bounded(table: Mapping[Delivered, float], now: float, *, most: int = MOST_ROWS) -> dict[Delivered, float]:
-    """The table without rows that ended long ago, and with so many rows at most; no leaf loses its bound."""
+    """The table without rows that ended long ago, and with ``most`` rows at most; no leaf loses its bound."""
     kept = {row: until for row, until in table.items() if until + KEPT > now}
     if len(kept) <= most:
         return kept

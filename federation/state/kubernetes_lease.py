@@ -93,7 +93,7 @@ class LeaseLeadership:
 
     @property
     def leading(self) -> bool:
-        """True while no other process can have taken the Lease; once false, false for good."""
+        """True while no other process can have taken the Lease; once false, it stays false."""
         elapsed = self._clock.monotonic() - self._monotonic
         by_wall_clock = (self._clock.now() - self._wall).total_seconds()
         if max(elapsed, by_wall_clock) >= self._deadline:

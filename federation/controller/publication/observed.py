@@ -450,7 +450,7 @@ class ForeignContents:
             f"{self._too_many} more different contents of other writers than the {MOST_READ} contents with "
             f"{MOST_CERTIFICATES} certificates that are read of one cluster at a time",
             where=self._where,
-            remedy="find what writes the bundle's ConfigMap in so many different ways; no other cluster is affected",
+            remedy="find what writes all these contents into the bundle's ConfigMap; no other cluster is affected",
         )
 
     async def run(self) -> None:

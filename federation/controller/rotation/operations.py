@@ -452,7 +452,7 @@ def taken_over(operation: Operation, world: World, *, quarantined: Collection[st
 
 
 def waves_of(clusters: Sequence[str], count: int) -> list[list[str]]:
-    """The clusters in so many waves, the first one of a single cluster: a mistake then hits the fewest."""
+    """Divide the clusters into ``count`` waves, the first of a single cluster: a mistake then hits the fewest."""
     if not clusters:
         return []
     first, rest = list(clusters[:1]), list(clusters[1:])

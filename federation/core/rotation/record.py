@@ -162,7 +162,7 @@ class RotationRecord(msgspec.Struct, frozen=True, kw_only=True, rename={"applied
 
     ``retired`` are roots that a rotation has removed: pinned still, and not published any more. ``admitted``
     are roots that are pinned as staged and that a rotation has published. ``compromised`` are the roots and
-    intermediates (SHA-256) that emergencies were declared against: nothing is signed with them for good.
+    intermediates (SHA-256) that emergencies were declared against: nothing is ever signed with them again.
     ``applied_ids`` are the operations (ids) that were applied last, so that none is applied twice.
 
     ``unpinned`` are anchors (SHA-256) that are published although their pin is gone. ``withdrawn`` are those that were

@@ -57,7 +57,7 @@ KEYS_TYPE: Final = "application/jwk-set+json"  # kube-apiserver answers 406 to t
 REFRESH: Final = 300.0  # seconds between looks; kube-apiserver lets its clients cache the keys for an hour
 RETRY: Final = 10.0  # seconds between looks while they fail
 LONGEST_USE: Final = 3600.0  # that same hour: how long keys serve that could not be looked at again
-UNKNOWN_KEY_INTERVAL: Final = 10.0  # at most one look in so many seconds however many unknown keys are named
+UNKNOWN_KEY_INTERVAL: Final = 10.0  # seconds between looks, however many unknown keys are named
 MAX_ISSUER_CHARACTERS: Final = 1024
 _NO_KEYS: Final = KeySet({})
 

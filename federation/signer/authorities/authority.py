@@ -72,7 +72,7 @@ class LeafRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``names`` are what ``san`` holds, as text: one SPIFFE ID, or the DNS names of a server. ``csr_pem`` is the
     request as it came, for services that issue from one; nothing else of it is to be used. ``cluster`` and
     ``replaces`` (when the caller's certificate ends, None where none is known) decide whose turn it is where a back
-    end allows only so many a second.
+    end has a quota.
     """
 
     profile: LeafProfile

@@ -438,7 +438,7 @@ class Limiter:
                 self._circuit.abandoned()
 
     def _slow_down(self, retry_after: float) -> None:
-        """The back end asked for fewer requests: pause for so many seconds, and go on at half the pace."""
+        """The back end asked for fewer requests: pause for ``retry_after`` seconds, then go on at half the pace."""
         now = self._clock.monotonic()
         self._fill()
         if now >= self._paused_until:  # one answer of a burst that was throttled as a whole counts once
@@ -549,7 +549,7 @@ class Limiter:
             self._filled_at = now
 
     def _estimate(self, ahead: int) -> float:
-        """Seconds until a request with so many before it has its turn, by the quota or by how long others took."""
+        """Seconds until a request with ``ahead`` before it has its turn, by the quota or by how long others took."""
         wait = self._took * (ahead + 1.0) / self._max_in_flight
         if self.quota:
             self._fill()

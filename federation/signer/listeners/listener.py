@@ -98,7 +98,7 @@ class Listener:
         return Address(self._listen.host, port)
 
     async def stop(self, drain: float) -> None:
-        """Take no new connections, let calls under way finish for so many seconds, then end them."""
+        """Take no new connections, let calls under way finish for ``drain`` seconds, then end them."""
         self._stopped = True
         self._close_listeners()
         if self._next_entry is not None:

@@ -140,7 +140,7 @@ class Pace:
         self._first = min(_START, self._longest)
 
     def wait(self, polls: int) -> float:
-        """Seconds to wait before the next poll, after so many."""
+        """Seconds to wait before the next poll; ``polls`` were made."""
         return self._first * 2.0**polls * self._jitter.uniform(0.9, 1.1)
 
     def found(self, polls: int) -> None:

@@ -48,7 +48,7 @@ class Denied(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The issuer could not sign it, for good."""
+    """The issuer could not sign it, and will not try again."""
 
     message: str
 

@@ -276,7 +276,7 @@ class VaultClient:
         return await retrying(attempt)
 
     def _pause(self, attempts: int) -> float:
-        """Seconds before the next one, after so many."""
+        """Seconds before the next attempt; ``attempts`` were made."""
         longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (attempts - 1))
         return self._jitter.uniform(longest / 2, longest)
 

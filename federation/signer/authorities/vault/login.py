@@ -97,7 +97,7 @@ def granted(
 
 
 def is_ending(lease: TokenLease, now: float) -> bool:
-    """True where it ends for good, and less than a third of its life is left."""
+    """True where it cannot be renewed any more, and less than a third of its life is left."""
     return lease.for_good and lease.ends - now < lease.full / 3
 
 
@@ -379,7 +379,9 @@ class VaultLogin:
                 odd.append(f"its login {lasts} and cannot be made anew: {error.diagnostics()}")
         now = self._clock.monotonic()
         if is_ending(lease, now):
-            odd.append(f"its token ends in {lease.ends - now:.0f} s for good: put another one there")
+            odd.append(
+                f"its token ends in {lease.ends - now:.0f} s and cannot be renewed: put another one there"
+            )
         return tuple(dict.fromkeys(odd))
 
     async def close(self) -> None:

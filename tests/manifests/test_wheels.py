@@ -53,7 +53,7 @@ def sources(package: str) -> set[str]:
         for path in (ROOT / package).rglob("*")
         if path.is_file()
         and path.suffix in {".py", ".typed", ".js", ".css", ".html"}
-        and "build" not in path.parts
+        and "build" not in path.relative_to(ROOT).parts
     }
 
 

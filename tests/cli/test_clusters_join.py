@@ -25,7 +25,7 @@ from federation.runtime.clock import SystemClock
 from federation.status.app import create_app
 from federation.status.server import serve
 from tests.cli.asking import asked, run_verb
-from tests.status.rotations import deciding, tell
+from tests.status.rotations import deciding, report_rotation
 from tests.status.worlds import CountingStore, FixedConfig, World
 from tests.support import pki
 from tests.support.seals import SEAL
@@ -54,7 +54,7 @@ def world(present: JoinStep | None, detail: str = "it waits", *, pem: bytes = HU
     made.current = replace(made.current, sha256=digest)
     made.generations[7] = replace(made.generations[7], bundle_pem=pem.decode(), sha256=digest)
     joining = {"west": steps(present, detail)} if present is not None else {}
-    tell(made, RotationReport(computed=made.now - 1, joining=joining))
+    report_rotation(made, RotationReport(computed=made.now - 1, joining=joining))
     return made
 
 

@@ -36,7 +36,7 @@ from tests.status.rotations import (
     met,
     plan,
     quarantine,
-    tell,
+    report_rotation,
     unmet,
 )
 from tests.status.rotations import rotate as have_rotate
@@ -166,7 +166,7 @@ async def test_plan_shows_sides_capacity_waves_and_the_estimate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = world()
-    tell(shown, plan(shown.now))
+    report_rotation(shown, plan(shown.now))
     async with hub(shown, tmp_path) as (run, _):
         assert await run("plan") == 0
         out = capsys.readouterr().out
@@ -199,7 +199,7 @@ async def test_a_plan_that_would_not_go_through_exits_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], words: str
 ) -> None:
     shown = world()
-    tell(shown, plan(shown.now, **changes))
+    report_rotation(shown, plan(shown.now, **changes))
     async with hub(shown, tmp_path) as (run, _):
         assert await run("plan") == 1
     assert words in capsys.readouterr().out
@@ -303,7 +303,7 @@ async def test_an_emergency_shows_what_fails_and_goes_on_with_yes(
     shown = world()
     have_rotate(shown, State.ACTIVE, unmet("drained", "west"))
     assert shown.leader is not None
-    tell(shown, msgspec.structs.replace(shown.leader.rotation, losses=LOSSES))
+    report_rotation(shown, msgspec.structs.replace(shown.leader.rotation, losses=LOSSES))
     colons = ":".join(ROOT[i : i + 2] for i in range(0, len(ROOT), 2)).upper()
     arguments = ("emergency", "--compromised", colons, "--deadline", "30m", "--ttl-cap", "900", "--yes")
     async with hub(shown, tmp_path) as (run, received):
@@ -322,7 +322,7 @@ async def test_what_ends_before_the_deadline_does_not_fail(
     have_rotate(shown, State.ACTIVE, unmet("drained", "west"))
     assert shown.leader is not None
     loss = msgspec.structs.replace(LOSSES[0], clusters={"west": shown.now + 600, "east": shown.now + 6000})
-    tell(shown, msgspec.structs.replace(shown.leader.rotation, losses=[loss]))
+    report_rotation(shown, msgspec.structs.replace(shown.leader.rotation, losses=[loss]))
     async with hub(shown, tmp_path) as (run, _):
         assert await run("emergency", "--compromised", ROOT, "--yes") == 0
         default = capsys.readouterr().err

@@ -21,7 +21,7 @@ from federation.runtime.clock import SystemClock
 from federation.status.app import create_app
 from federation.status.server import serve
 from tests.cli.asking import run_verb
-from tests.status.rotations import deciding, hold, tell
+from tests.status.rotations import deciding, hold, report_rotation
 from tests.status.worlds import ROOT, CountingStore, FixedConfig, World
 from tests.support.seals import SEAL
 
@@ -48,7 +48,7 @@ def world() -> World:
     report = UnpinnedReport(
         since=known.since, subject=known.subject, opens_at=WAITS.until, conditions=[WAITS], losses=[LOSS]
     )
-    tell(shown, RotationReport(computed=shown.now - 1, unpinned={ROOT: report}))
+    report_rotation(shown, RotationReport(computed=shown.now - 1, unpinned={ROOT: report}))
     return shown
 
 
@@ -114,7 +114,7 @@ async def test_what_no_leader_reports_is_not_called_harmless(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = world()
-    tell(shown, replace(RotationReport(), computed=shown.now - 300))
+    report_rotation(shown, replace(RotationReport(), computed=shown.now - 300))
     async with hub(shown, tmp_path) as (run, _):
         assert await run(ROOT) == 1
         assert "WHAT WILL FAIL IS NOT KNOWN" in capsys.readouterr().err

@@ -550,13 +550,13 @@ async def test_a_ztunnel_gets_what_its_node_needs_and_nothing_else(
             ztunnel = Ztunnel(call, SystemClock())
             running = asyncio.create_task(ztunnel.run([ZTUNNEL, SHOP, *mine, away]))
             try:
-                await eventually(lambda: len(ztunnel.held) == 14 and len(ztunnel.refusals) > 1)
+                await eventually(lambda: len(ztunnel.certificates) == 14 and len(ztunnel.refusals) > 1)
             finally:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
-        assert set(ztunnel.held) == {ZTUNNEL, SHOP, *mine}
+        assert set(ztunnel.certificates) == {ZTUNNEL, SHOP, *mine}
         assert set(ztunnel.refusals) == {(away, grpc.StatusCode.UNAUTHENTICATED)}
-        assert ztunnel.most_under_way == 8
+        assert ztunnel.most_in_flight == 8
         issue, replaces = hub.back_ends[0].issue, dict[str, datetime | None]()
 
         async def noted(order: LeafRequest) -> IssuedLeaf:
@@ -567,9 +567,9 @@ async def test_a_ztunnel_gets_what_its_node_needs_and_nothing_else(
         for identity in (SHOP, *mine):
             assert (await ask(hub, "east", token, identity)).code is grpc.StatusCode.OK
         assert (await hub.ask("east", token, identity=ZTUNNEL)).code is grpc.StatusCode.OK
-        ends = {str(identity): held.leaf.not_after for identity, held in ztunnel.held.items()}
+        ends = {str(identity): kept.leaf.not_after for identity, kept in ztunnel.certificates.items()}
         assert replaces == ends, "whose certificate ends first is known for each identity"
-        assert {held.roots for held in ztunnel.held.values()} == {(hub.ca.root,)}
+        assert {kept.roots for kept in ztunnel.certificates.values()} == {(hub.ca.root,)}
 
 
 async def test_a_wire_message_that_names_two_identities_has_one(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def rotate(
         record = replace(record, retired=[ROOT], admitted=[NEW_ROOT])
     hold(world, record)
     told = conditions or (met("read_back"),)
-    tell(
+    report_rotation(
         world,
         RotationReport(
             computed=world.now - 1,
@@ -130,8 +130,8 @@ def hold(world: World, record: RotationRecord) -> None:
         )
 
 
-def tell(world: World, report: RotationReport) -> None:
-    """What the leader says of it."""
+def report_rotation(world: World, report: RotationReport) -> None:
+    """Have the leader report this of the rotation."""
     world.edit_leader(rotation=report)
 
 

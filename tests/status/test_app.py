@@ -17,7 +17,7 @@ from federation.core.config.types import Address
 from federation.core.documents.controller import Operation
 from federation.core.rotation.record import State
 from tests.status.conftest import Running, Start
-from tests.status.rotations import LOSSES, met, plan, quarantine, rotate, tell, unmet
+from tests.status.rotations import LOSSES, met, plan, quarantine, report_rotation, rotate, unmet
 from tests.status.worlds import PEM, SHA
 from tests.support.seals import OPERATE_TOKEN, READ_TOKEN, token_file
 
@@ -55,7 +55,7 @@ async def test_a_rotation_in_any_state_is_what_the_openapi_document_says(start: 
         rotate(hub.world, state, met("read_back"), unmet("leaves", "west", 2e9), deadline=2e9, paused="told")
         assert hub.world.leader is not None
         leader = hub.world.leader.rotation
-        tell(hub.world, replace(leader, losses=LOSSES, plan=plan(hub.world.now).plan))
+        report_rotation(hub.world, replace(leader, losses=LOSSES, plan=plan(hub.world.now).plan))
         quarantine(hub.world, "north", returning=True)
         asked = Operation(id="20261124120000.00", verb="start", author="somebody", asked=hub.world.now)
         hub.world.operations = (asked, replace(asked, id="20261124120001.00", verb="abort", outcome="done"))

@@ -12,7 +12,7 @@ from federation.core.trust.joining import JoinStep
 from federation.status.model import FederationStatus
 from federation.status.text import status_text
 from federation.status.view import compose
-from tests.status.rotations import quarantine, tell
+from tests.status.rotations import quarantine, report_rotation
 from tests.status.worlds import World
 
 
@@ -27,7 +27,9 @@ def joins(present: JoinStep, *waits: Condition) -> World:
         )
         for step in order
     ]
-    tell(world, RotationReport(computed=world.now - 1, joining={"west": steps}, undeclared=["west"]))
+    report_rotation(
+        world, RotationReport(computed=world.now - 1, joining={"west": steps}, undeclared=["west"])
+    )
     return world
 
 
@@ -90,7 +92,9 @@ def test_what_nobody_vouches_for_is_not_shown(spoiled: str) -> None:
         quarantine(world, "west")
     else:
         assert world.leader is not None
-        tell(world, RotationReport(computed=world.now - 3600, joining=world.leader.rotation.joining))
+        report_rotation(
+            world, RotationReport(computed=world.now - 3600, joining=world.leader.rotation.joining)
+        )
     status = seen(world)
     assert "cluster_joins" not in {item.code for item in status.attention}
     if spoiled != "quarantined":

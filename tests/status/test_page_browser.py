@@ -18,7 +18,7 @@ from federation.core.config.hub import StatusConfig
 from federation.core.config.types import Address
 from federation.core.rotation.record import State
 from tests.status.conftest import Start
-from tests.status.rotations import deciding, met, quarantine, rotate, tell, unmet
+from tests.status.rotations import deciding, met, quarantine, report_rotation, rotate, unmet
 from tests.status.rotations import plan as planned
 from tests.support.seals import READ_TOKEN, token_file
 
@@ -211,7 +211,7 @@ async def test_the_ca_that_a_cluster_brought_is_told_with_what_it_waits_for(star
         own = replace(world.generations[7].anchors[0], sha256="ab" * 32, subject="CN=<b>West</b>")
         world.generations[7] = replace(world.generations[7], anchors=[*world.generations[7].anchors, own])
         waits = [unmet("own_earlier", "west", world.now + 60, "leaves from before the hub may live")]
-        tell(world, replace(planned(world.now), dropping={own.sha256: waits}))
+        report_rotation(world, replace(planned(world.now), dropping={own.sha256: waits}))
         world.edit_publication("west", current=40, pending=8, joining=8)
         await hub.settle()
         await page.goto(hub.url)
@@ -257,7 +257,7 @@ async def test_an_operation_has_to_be_typed_and_says_what_became_of_it(
 
 async def test_a_start_is_offered_where_it_would_be_accepted(start: Start, page: Any) -> None:
     async with start(operates=True) as hub, deciding(hub.store, lambda _: None) as heard:
-        tell(hub.world, planned(hub.world.now))
+        report_rotation(hub.world, planned(hub.world.now))
         await hub.settle()
         await page.goto(hub.url)
         await page.get_by_role("button", name="Start").click()
@@ -265,7 +265,7 @@ async def test_a_start_is_offered_where_it_would_be_accepted(start: Start, page:
         await page.keyboard.press("Enter")
         await page.locator("#operate-outcome", has_text="start: done").wait_for()
         assert [o.verb for o in heard] == ["start"]
-        tell(hub.world, planned(hub.world.now, problem="it has the key of M3"))
+        report_rotation(hub.world, planned(hub.world.now, problem="it has the key of M3"))
         await hub.settle()
         await page.locator("#rotation", has_text="it has the key of M3").wait_for()
         assert await page.locator("#rotation .buttons").count() == 0

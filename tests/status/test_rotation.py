@@ -33,8 +33,8 @@ from tests.status.rotations import (
     met,
     plan,
     quarantine,
+    report_rotation,
     rotate,
-    tell,
     unmet,
 )
 from tests.status.worlds import ROOT, World, generation
@@ -158,7 +158,7 @@ def test_an_aborted_rotation_shows_the_way_it_really_went() -> None:
 UNKNOWN: dict[str, Callable[[World], None]] = {
     "no leader": lambda w: setattr(w, "leader", None),
     "a stale leader": lambda w: w.edit_leader(updated=T - 60),
-    "a leader that has not looked": lambda w: tell(w, RotationReport()),
+    "a leader that has not looked": lambda w: report_rotation(w, RotationReport()),
     "a leader that looked long ago": lambda w: w.edit_leader(
         rotation=replace(w.leader.rotation, computed=T - 31) if w.leader else RotationReport()
     ),
@@ -168,7 +168,9 @@ UNKNOWN: dict[str, Callable[[World], None]] = {
     "a leader that looked at another rotation": lambda w: w.edit_leader(
         rotation=replace(w.leader.rotation, number=2) if w.leader else RotationReport()
     ),
-    "a leader that cannot work": lambda w: tell(w, RotationReport(computed=T, open=True, problem="garbage")),
+    "a leader that cannot work": lambda w: report_rotation(
+        w, RotationReport(computed=T, open=True, problem="garbage")
+    ),
 }
 
 
@@ -237,7 +239,7 @@ def edited(world: World, replica: str, **changes: object) -> World:
 
 def with_problem(problem: str) -> World:
     world = World(NAMES, T)
-    tell(world, RotationReport(computed=T, problem=problem))
+    report_rotation(world, RotationReport(computed=T, problem=problem))
     return world
 
 
@@ -326,7 +328,7 @@ def test_a_rotation_that_takes_its_time_is_not_stuck() -> None:
 def test_an_emergency_tells_what_fails_where() -> None:
     world = world_in(State.EMERGENCY, unmet("drained", "west"), deadline=T + 1800)
     assert world.leader is not None
-    tell(world, replace(world.leader.rotation, losses=LOSSES))
+    report_rotation(world, replace(world.leader.rotation, losses=LOSSES))
     status = seen(world)
     assert "east, west" in told(status, "rotation_emergency").detail
     assert status.rotation is not None
@@ -460,7 +462,7 @@ def test_a_cluster_that_returns_says_what_it_waits_for() -> None:
     world = World(NAMES, T)
     quarantine(world, "west", returning=True)
     waits = unmet("return_leaves", "west", T + 60, "leaves lack the new root")
-    tell(world, RotationReport(computed=T, returning={"west": [waits]}))
+    report_rotation(world, RotationReport(computed=T, returning={"west": [waits]}))
     status = seen(world)
     (view,) = status.quarantined
     assert (view.returning, [c.name for c in view.waits_for]) == (True, ["return_leaves"])
@@ -496,13 +498,13 @@ def test_a_cluster_whose_wave_has_not_come_is_current_with_the_generation_meant_
 
 def test_the_plan_is_what_the_leader_says_a_start_would_do() -> None:
     world = World(NAMES, T)
-    tell(world, plan(T))
+    report_rotation(world, plan(T))
     told_plan = seen(world).rotation_plan
     assert told_plan is not None
     assert (told_plan.ready, told_plan.kind, told_plan.takes) == (True, "root", 2 * 7200 + 3600)
-    tell(world, plan(T, conditions=[unmet("capacity")]))
+    report_rotation(world, plan(T, conditions=[unmet("capacity")]))
     assert not (seen(world).rotation_plan or told_plan).ready
-    tell(world, plan(T, problem="its chain is not known", remedy="mend it", new=None))
+    report_rotation(world, plan(T, problem="its chain is not known", remedy="mend it", new=None))
     refused = seen(world).rotation_plan
     assert refused is not None
     assert (refused.ready, refused.kind, refused.problem) == (False, None, "its chain is not known")
@@ -617,7 +619,7 @@ def own_anchor(world: World, *waits: Condition) -> None:
     made = world.generations[7].anchors
     own = replace(made[0], sha256=OWN, subject="CN=West", cluster="west")
     world.generations[7] = replace(world.generations[7], anchors=[*made, own])
-    tell(world, replace(plan(T), dropping={OWN: list(waits)}))
+    report_rotation(world, replace(plan(T), dropping={OWN: list(waits)}))
 
 
 def test_a_takeover_that_nobody_has_declared_is_a_warning_that_names_the_command() -> None:
@@ -636,7 +638,7 @@ def test_a_takeover_that_nobody_has_declared_is_a_warning_that_names_the_command
 def test_a_takeover_is_asked_for_under_the_hubs_own_root_as_well() -> None:
     """An intermediate of the cluster's own under a root that is pinned as the hub's: no anchor shows it."""
     world = World(NAMES, T)
-    tell(world, replace(plan(T), undeclared=["west"]))
+    report_rotation(world, replace(plan(T), undeclared=["west"]))
     status = seen(world)
     item = told(status, "takeover_undeclared")
     assert (item.severity, item.where) == ("warning", "west")
@@ -703,7 +705,7 @@ def test_a_cluster_that_joins_behind_another_fault_is_told_still() -> None:
 def test_after_a_rotation_what_is_left_to_do_is_named_and_not_why_none_can_be_started() -> None:
     world = staged(world_in(State.RETIRED))
     problem = "the authority in use is not known, or of no use: its chain is not known"
-    tell(world, plan(T, problem=problem, remedy="configure [signer.successor]"))
+    report_rotation(world, plan(T, problem=problem, remedy="configure [signer.successor]"))
     assert world.leader is not None
     world.edit_leader(rotation=replace(world.leader.rotation, number=3, state="RETIRED"))
     status = seen(world)
@@ -714,7 +716,7 @@ def test_after_a_rotation_what_is_left_to_do_is_named_and_not_why_none_can_be_st
         assert f"pin {NEW_ROOT[:16]}: remove `staged = true`" in text
         assert problem not in text
     hold(world, RotationRecord())
-    tell(world, plan(T, problem=problem))
+    report_rotation(world, plan(T, problem=problem))
     for replica in world.signers:
         world.edit_signer(replica, successor=None)
     assert problem in rotation_text(seen(world))

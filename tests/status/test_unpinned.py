@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from federation.core.documents.controller import LossReport, UnpinnedReport
 from federation.core.rotation.record import Condition, Departure, RotationRecord, Setback, Unpinned
 from federation.status.text import rotation_text
-from tests.status.rotations import hold, plan, tell, unmet
+from tests.status.rotations import hold, plan, report_rotation, unmet
 from tests.status.test_rotation import NAMES, T, codes, seen, told
 from tests.status.worlds import DAY, World
 
@@ -27,7 +27,7 @@ def world(*waits: Condition, opens_at: float = 0.0) -> World:
     report = UnpinnedReport(
         since=KNOWN.since, subject=KNOWN.subject, opens_at=opens_at, conditions=list(waits), losses=[LOSS]
     )
-    tell(made, replace(plan(T), unpinned={GONE: report}))
+    report_rotation(made, replace(plan(T), unpinned={GONE: report}))
     return made
 
 
@@ -71,7 +71,7 @@ def test_what_needs_it_is_not_known_where_nobody_vouches_for_it(
 
 def test_a_cluster_that_was_removed_is_told_as_long_as_its_certificates_live() -> None:
     made = World(NAMES, T)
-    tell(made, replace(plan(T), removed={"south": T + 3600, NAMES[0]: T + 3600}))
+    report_rotation(made, replace(plan(T), removed={"south": T + 3600, NAMES[0]: T + 3600}))
     status = seen(made)
     item = told(status, "cluster_removed")
     assert (item.severity, item.where, status.verdict) == ("notice", "south", "healthy")

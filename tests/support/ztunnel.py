@@ -1,7 +1,7 @@
 """A caller that behaves as ztunnel does, as far as certificates are concerned.
 
 From ztunnel's own code: what it sends and what it checks (``src/identity/caclient.rs``, ``src/tls/csr.rs``), when it
-asks again and how many requests it has under way (``src/identity/manager.rs``, ``refresh_at`` in
+asks again and how many requests it has in flight (``src/identity/manager.rs``, ``refresh_at`` in
 ``src/tls/certificate.rs``). Time is the given clock's, so that days of renewals pass in a moment.
 """
 
@@ -36,7 +36,7 @@ Call = Callable[[bytes], Awaitable[bytes]]
 
 
 @dataclass(frozen=True)
-class Held:
+class ProxyCertificate:
     """A certificate with its chain, and the roots of the last element, which are all that ztunnel trusts."""
 
     leaf: Certificate
@@ -58,15 +58,15 @@ class Ztunnel:
     jitter: random.Random = field(default_factory=lambda: random.Random(1))
     impersonates: bool = True
     ttl: int = SECRET_TTL
-    held: dict[SpiffeId, Held] = field(default_factory=dict)
+    certificates: dict[SpiffeId, ProxyCertificate] = field(default_factory=dict)
     asked: list[tuple[float, SpiffeId]] = field(default_factory=list)
     refusals: list[tuple[SpiffeId, grpc.StatusCode]] = field(default_factory=list)
-    under_way: int = 0
-    most_under_way: int = 0
+    in_flight: int = 0
+    most_in_flight: int = 0
     _queue: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENCY))
 
-    async def fetch(self, identity: SpiffeId) -> Held:
-        """One certificate. Raises AioRpcError where it is refused, ValueError where ztunnel would not take it."""
+    async def fetch(self, identity: SpiffeId) -> ProxyCertificate:
+        """Request one certificate. Raises AioRpcError where refused, ValueError where ztunnel rejects the reply."""
         key = ec.generate_private_key(ec.SECP256R1())
         fields = {"ImpersonatedIdentity": str(identity)} if self.impersonates else {}
         request = IstioCertificateRequest(
@@ -74,18 +74,18 @@ class Ztunnel:
         )
         async with self._queue:
             self.asked.append((self.clock.monotonic(), identity))
-            self.under_way += 1
-            self.most_under_way = max(self.most_under_way, self.under_way)
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
             try:
                 elements = decode_response(await self.call(encode_request(request)))
             finally:
-                self.under_way -= 1
-        held = _accept(elements, identity, key)
-        self.held[identity] = held
-        return held
+                self.in_flight -= 1
+        certificate = _accept(elements, identity, key)
+        self.certificates[identity] = certificate
+        return certificate
 
     async def run(self, identities: Iterable[SpiffeId]) -> None:
-        """Hold a certificate for each of these until cancelled."""
+        """Keep a valid certificate for each of these until cancelled."""
         async with asyncio.TaskGroup() as group:
             for identity in identities:
                 group.create_task(self._keep(identity))
@@ -94,17 +94,17 @@ class Ztunnel:
         backoff = FIRST_BACKOFF
         while True:
             try:
-                held = await self.fetch(identity)
+                certificate = await self.fetch(identity)
             except grpc.aio.AioRpcError as error:
                 self.refusals.append((identity, error.code()))
                 pause = backoff * self.jitter.uniform(0.8, 1.2)
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
-                valid = self.held.get(identity)
+                valid = self.certificates.get(identity)
                 if valid is not None and (left := self._until(valid.leaf.not_after)) > 0:
                     pause = min(pause, left)
             else:
                 backoff = FIRST_BACKOFF
-                pause = self._until(held.refresh_at)
+                pause = self._until(certificate.refresh_at)
             await self.clock.sleep(max(pause, 0.0))
 
     def _until(self, instant: datetime) -> float:
@@ -120,8 +120,10 @@ def make_csr(identity: SpiffeId, key: ec.EllipticCurvePrivateKey) -> str:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
-def _accept(elements: tuple[str, ...], identity: SpiffeId, key: ec.EllipticCurvePrivateKey) -> Held:
-    """What ztunnel makes of a reply: one certificate an element, and all roots in the last one."""
+def _accept(
+    elements: tuple[str, ...], identity: SpiffeId, key: ec.EllipticCurvePrivateKey
+) -> ProxyCertificate:
+    """Parse a reply as ztunnel does: one certificate per element, and all roots in the last one."""
     if not elements:
         raise ValueError("the reply is empty")
     chain = tuple(_single(element) for element in elements[: max(1, len(elements) - 1)])
@@ -131,7 +133,7 @@ def _accept(elements: tuple[str, ...], identity: SpiffeId, key: ec.EllipticCurve
         raise ValueError("the leaf holds another key")
     if leaf.uris[:1] != (str(identity),):
         raise ValueError(f"the first URI SAN of the leaf is {leaf.uris[:1]}, not {identity}")
-    return Held(leaf, chain, tuple(roots))
+    return ProxyCertificate(leaf, chain, tuple(roots))
 
 
 def _single(element: str) -> Certificate:

@@ -47,7 +47,7 @@ async def test_a_ztunnel_renews_about_twice_in_a_life(life: int) -> None:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert 20 <= len(ztunnel.asked) <= 24
-    assert ztunnel.held[IDENTITY].leaf.not_after > clock.now()
+    assert ztunnel.certificates[IDENTITY].leaf.not_after > clock.now()
 
 
 @given(st.integers(1, 86400))

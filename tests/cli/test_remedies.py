@@ -71,7 +71,6 @@ def _messages() -> tuple[tuple[str, str], ...]:
     return tuple(
         (f"{path.relative_to(ROOT)}:{line}", text)
         for path in sorted(PACKAGE.rglob("*.py"))
-        if "sandbox" not in path.parts
         for line, text in _texts(path)
         if " " in text
     )

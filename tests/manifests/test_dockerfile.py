@@ -125,7 +125,7 @@ def test_the_image_gets_the_hubs_files_and_none_of_the_sandbox(tmp_path: Path) -
     expected = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "federation").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.relative_to(ROOT).parts
     }
     assert {name for name in code if "__pycache__" not in name} == expected
     assert not [name for name in installed if "sandbox" in name]

@@ -145,7 +145,10 @@ class Member:
         self._state = STARTING.state
         self._since = around.clock.now().timestamp()
         self._lag = Lag(self._since)
-        self._reported: tuple[ReadBack, bool] | None = None
+        self.recounts = 0
+        """How often all its namespaces were counted: once for each change, however often they are asked for."""
+        self._counted: ReadBack | None = None
+        self._counted_by = (False, 0)  # whether the watch was fresh, and the tally's revision
         self._dirty = True
         self._settled: ReadBack | None = None
         self._istio: IstioSeen | None = None
@@ -432,15 +435,11 @@ class Member:
     def _read_back(self) -> ReadBack:
         """Counted anew only after something has changed: reports come every few seconds, changes seldom."""
         tally, fresh = self._publisher.tally, self._watch.fresh
-        if (
-            self._reported is None
-            or self._dirty
-            or self._reported[1] != fresh
-            or tally.failed
-            or tally.forbidden
-        ):
-            self._dirty = False
-            counted = read_back(
+        by = fresh, tally.revision
+        if self._counted is None or self._dirty or self._counted_by != by:
+            self._dirty, self._counted_by = False, by
+            self.recounts += 1
+            self._counted = read_back(
                 self._watch.namespaces,
                 self._watch.config_maps,
                 self._publisher.target if fresh else None,
@@ -453,10 +452,9 @@ class Member:
                 yields=self._joining.yields,
                 why_joining=LEFT if self._joining.left else JOINS,
             )
-            self._reported = counted, fresh
         if fresh and not self._bundle.joining and self._bundle.status().state != "unknown":
-            self._joining.complete(self._reported[0])
-        return self._reported[0]
+            self._joining.complete(self._counted)
+        return self._counted
 
     def report(self) -> ControllerClusterReport:
         """How this cluster fares now, by what was read back."""

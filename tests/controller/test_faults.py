@@ -177,6 +177,34 @@ async def test_one_forbidden_namespace_stops_no_other(one: World) -> None:
     assert report.clusters["east"].publication.problems[0].startswith("closed: ")
 
 
+async def test_a_namespace_that_refuses_the_bundle_is_no_reason_to_count_all_again(one: World) -> None:
+    """What is counted is true until the watch shows something else or another attempt ends otherwise."""
+    east = one.clusters["east"]
+    east.create_namespace("closed")
+    with east.faults.inject(Answer.forbidden(), verb="patch", namespace="closed") as refusing:
+        async with one.controller():
+            await one.until(
+                lambda r: (
+                    r.clusters["east"].publication.forbidden == 1
+                    and r.clusters["east"].publication.current == 4
+                )
+            )
+            member = one.members["east"]
+            before, tried = member.recounts, refusing.hits
+            await eventually(lambda: refusing.hits > tried)
+            for _ in range(100):
+                member.report()
+                member.facts()
+            assert member.recounts <= before + 1  # one for what was under way when it was first reported
+            counted = member.recounts
+            east.create_namespace("later")
+            await one.until(lambda r: r.clusters["east"].publication.current == 5)
+            assert member.recounts > counted
+            east.faults.clear()
+            await one.until(lambda r: r.clusters["east"].publication.current == 6)
+            assert member.report().publication.forbidden == 0
+
+
 async def test_a_webhook_that_cannot_be_called_for_one_namespace_stops_no_other(one: World) -> None:
     """A 500 of the API server lets the cluster rest; this one comes from something that one namespace has."""
     east = one.clusters["east"]

@@ -18,8 +18,9 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Final
 
 from federation.controller.publication.config_map import APPLY, MERGE, ObservedConfigMap, Target, wipe_body
@@ -169,28 +170,80 @@ class _ClaimLost(Exception):
     """Another hub's mark is there already."""
 
 
-@dataclass(slots=True)
 class Tally:
-    """What the publisher did and could not do in one cluster."""
+    """What the publisher did and could not do in one cluster.
 
-    writes: int = 0
-    restored: int = 0
-    terminating: set[str] = field(default_factory=set)
-    forbidden: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    remedies: dict[str, str] = field(default_factory=dict)
-    cluster_problem: ClusterError | None = None
+    ``revision`` changes with what is known of single namespaces: what was counted by it is true until then. A
+    namespace that refuses the bundle again for the same reason changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.writes = 0
+        self.restored = 0
+        self.cluster_problem: ClusterError | None = None
+        self.revision = 0
+        self._terminating: set[str] = set()
+        self._forbidden: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
+        self._remedies: dict[str, str] = {}
+
+    @property
+    def terminating(self) -> AbstractSet[str]:
+        """The namespaces that are being deleted."""
+        return self._terminating
+
+    @property
+    def forbidden(self) -> Mapping[str, str]:
+        """The namespaces in which the hub may not write, and what was answered."""
+        return self._forbidden
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """The namespaces in which admission or the API server refuses the object, and what was answered."""
+        return self._failed
 
     @property
     def refusing(self) -> set[str]:
         """The namespaces that refuse the bundle."""
-        return self.forbidden.keys() | self.failed.keys()
+        return self._forbidden.keys() | self._failed.keys()
 
     @property
     def remedy(self) -> str:
         """What to do about the first namespace that refuses the bundle, in the order in which they are reported."""
-        first = next((each for each in (self.failed, self.forbidden) if each), {})
-        return self.remedies.get(min(first, default=""), "")
+        first = next((each for each in (self._failed, self._forbidden) if each), {})
+        return self._remedies.get(min(first, default=""), "")
+
+    def refused(self, namespace: str, error: ClusterError, *, forbidden: bool) -> None:
+        """The namespace refuses the bundle: the hub may not write there at all (``forbidden``), or not this object."""
+        among, other = (self._forbidden, self._failed) if forbidden else (self._failed, self._forbidden)
+        if other.pop(namespace, None) is not None or among.get(namespace) != error.what:
+            self.revision += 1
+        among[namespace] = error.what
+        self._remedies[namespace] = error.remedy
+
+    def accepted(self, namespace: str) -> bool:
+        """The namespace does not refuse the bundle, or there is no such one; True where it was forbidden before."""
+        was_forbidden = self._forbidden.pop(namespace, None) is not None
+        if self._failed.pop(namespace, None) is not None or was_forbidden:
+            self.revision += 1
+        self._remedies.pop(namespace, None)
+        return was_forbidden
+
+    def retry_failed(self) -> None:
+        """Another bundle is to be written: whether that is refused as well is not known."""
+        if self._failed:
+            self._failed.clear()
+            self.revision += 1
+
+    def note_terminating(self, namespace: str, *, terminating: bool) -> None:
+        """Whether the namespace is being deleted."""
+        if terminating == (namespace in self._terminating):
+            return
+        self.revision += 1
+        if terminating:
+            self._terminating.add(namespace)
+        else:
+            self._terminating.discard(namespace)
 
 
 class Publisher:
@@ -254,7 +307,7 @@ class Publisher:
         if target != self._target:
             self._target = target
             self._retries.clear()
-            self.tally.failed.clear()
+            self.tally.retry_failed()
             self.notice_all()
 
     def notice(self, namespace: str, old: ObservedConfigMap | None, new: ObservedConfigMap | None) -> None:
@@ -357,9 +410,9 @@ class Publisher:
         if namespace in self._excluded:
             return False
         if meta.deletion is not None:
-            self.tally.terminating.add(namespace)
+            self.tally.note_terminating(namespace, terminating=True)
             return False
-        self.tally.terminating.discard(namespace)
+        self.tally.note_terminating(namespace, terminating=False)
         observed = self._watch.observed_in(namespace)
         if target.is_met_by(observed):
             self._settled(namespace)
@@ -395,11 +448,9 @@ class Publisher:
             self._to_restore.discard(namespace)
             self.tally.restored += 1
             _logger.info("the bundle was put back", extra=self._where | {"namespace": namespace})
-        if self.tally.forbidden.pop(namespace, None) is not None:
+        if self.tally.accepted(namespace):
             for other in self.tally.forbidden:
                 self._enqueue(other)
-        self.tally.failed.pop(namespace, None)
-        self.tally.remedies.pop(namespace, None)
         self._postpone(namespace, CONFIRM)
 
     async def _claim(self, path: str, target: Target) -> None:
@@ -417,19 +468,17 @@ class Publisher:
     def _failed(self, namespace: str, error: ClusterError) -> None:
         match error:
             case ClusterDenied() if error.reason == TERMINATING:
-                self.tally.terminating.add(namespace)
+                self.tally.note_terminating(namespace, terminating=True)
             case ClusterForbidden():
-                self._refused(namespace, error, self.tally.forbidden)
+                self._refused(namespace, error, forbidden=True)
             case ClusterDenied():
-                self._refused(namespace, error, self.tally.failed)
+                self._refused(namespace, error)
             case ClusterServerError() if error.reason == WEBHOOK:
-                self._refused(
-                    namespace, error, self.tally.failed
-                )  # for other namespaces it may not be called
+                self._refused(namespace, error)  # for other namespaces it may not be called
             case ClusterNotFound():
                 self._postpone(namespace, 1.0)  # it is being deleted; the watch will say so
             case ClusterConflict() | ClusterInvalid():
-                self._refused(namespace, error, self.tally.failed)
+                self._refused(namespace, error)
                 backoff = self._retries.setdefault(
                     namespace,
                     Backoff(
@@ -443,17 +492,14 @@ class Publisher:
                 self._pause(error)
                 self._enqueue(namespace)
 
-    def _refused(self, namespace: str, error: ClusterError, among: dict[str, str]) -> None:
+    def _refused(self, namespace: str, error: ClusterError, *, forbidden: bool = False) -> None:
         """Note a namespace that refuses the bundle; logged once for a cluster, not for each of its namespaces."""
-        if not among:
+        if not (self.tally.forbidden if forbidden else self.tally.failed):
             fields = self._where | {"namespace": namespace, "reason": error.reason}
             _logger.warning("a namespace refuses the bundle: %s", error.diagnostics(), extra=fields)
         if not self.tally.refusing:
             self._again_at = self._clock.monotonic() + PATIENCE
-        self.tally.forbidden.pop(namespace, None)
-        self.tally.failed.pop(namespace, None)
-        among[namespace] = error.what
-        self.tally.remedies[namespace] = error.remedy
+        self.tally.refused(namespace, error, forbidden=forbidden)
 
     def _pause(self, error: ClusterError) -> None:
         """Let the whole cluster rest; calls that failed together count once."""
@@ -470,13 +516,11 @@ class Publisher:
         """The watch shows the target there."""
         self._retries.pop(namespace, None)
         self._to_restore.discard(namespace)
-        self.tally.failed.pop(namespace, None)
-        self.tally.forbidden.pop(namespace, None)
-        self.tally.remedies.pop(namespace, None)
+        self.tally.accepted(namespace)
 
     def _forget(self, namespace: str) -> None:
         self._settled(namespace)
-        self.tally.terminating.discard(namespace)
+        self.tally.note_terminating(namespace, terminating=False)
         self.contention.forget(namespace)
 
 

@@ -33,10 +33,10 @@ from tests.bench.rig import Child, child
 
 MOST_RATIO = 3.0
 BEGIN = 2.0  # seconds from an attack's first to its full strength
-LONGEST = 150.0  # seconds for one attack: an instrument that hangs says nothing
+LONGEST = 150.0  # seconds for one attack: a measurement that hangs says nothing
 LEAST_P99 = 0.020
-"""Seconds that count as the p99 at rest where it is less: within one run it is anything from 8 to 30 ms, as the
-scheduler of two cores has it, so that a ratio to less says nothing about the hub."""
+"""A p99 at rest below this counts as this many seconds: on two cores it varies between 8 and 30 ms within one run, so a
+ratio to a smaller one says nothing about the hub."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Verdict:
     met: bool
 
 
-def verdict(attack: Attack, rest: Seen, under: Seen, *, told: bool, shown: int) -> Verdict:
+def verdict(attack: Attack, rest: Seen, under: Seen, *, reported: bool, shown: int) -> Verdict:
     repair = max(under.repairs, default=0.0)
     harmed = under.refused > 0 or repair > LONGEST_REPAIR or under.missed > 0
-    false_green = not told and (harmed or bool(attack.tells))
+    false_green = not reported and (harmed or bool(attack.findings))
     ratio = under.p99 / max(rest.p99, LEAST_P99)
     groups = (under.calls["standing"], under.calls["fresh"])
     reasons: dict[str, int] = {}
@@ -110,19 +110,19 @@ async def _attacked(
         for step in attack.around:
             await field.ask(step)
         at_rest = await field.measure(rest)
-        before, reviewed = await field.findings(), await field.reviewed_by_the_hostile_one()
+        before, reviewed = await field.findings(), await field.tokens_shown_to_the_hostile_member()
         if attackers is not None:
             await asyncio.to_thread(attackers.order, {"go": True})
         for step in attack.begin:
             await field.ask(step)
         await asyncio.sleep(BEGIN)
         under = await field.measure(length)
-        shown = await field.reviewed_by_the_hostile_one() - reviewed
-        told = await field.told(attack, before) if attack.tells else False
+        shown = await field.tokens_shown_to_the_hostile_member() - reviewed
+        reported = await field.reports(attack, before) if attack.findings else False
     finally:
         for cluster in (HOSTILE, VICTIM) if attack.begin else ():
             await field.ask(Step(cluster, "calm"))
-    return verdict(attack, at_rest, under, told=told, shown=shown)
+    return verdict(attack, at_rest, under, reported=reported, shown=shown)
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
@@ -146,13 +146,13 @@ async def attack_all(attacks: Sequence[Attack], *, quick: bool) -> list[Verdict]
     with tempfile.TemporaryDirectory(prefix="federation-attack-") as text:
         directory = Path(text)
         async with open_field(directory) as field:
-            await field.measure(1.0)  # everything was called once before anything counts
+            await field.measure(1.0)  # a warm-up that is not counted
             for attack in attacks:
                 print(f"{attack.name}: {attack.what}", file=sys.stderr, flush=True)
                 try:
                     async with asyncio.timeout(LONGEST):
                         verdicts.append(await run(field, attack, directory, rest=rest, length=length))
-                except TimeoutError:  # what it waits for would keep the next ones waiting as well
+                except TimeoutError:  # the next attacks would wait for the same
                     print(f"{attack.name} was not measured in {LONGEST:g} s", file=sys.stderr, flush=True)
                     break
     return verdicts

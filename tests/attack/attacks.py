@@ -1,4 +1,4 @@
-"""The attacks of one run, in the order in which they are made, and what status has to say of each."""
+"""The attacks of one run, in order, and the findings that status has to report for each."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """By callers (``load`` names what of :mod:`tests.attack.attackers`) or by a hostile member.
+    """An attack by callers (``load`` names one of :mod:`tests.attack.attackers`) or by a hostile member.
 
-    ``tells`` are codes of findings, of which status has to show one that it did not show before; none where the attack
-    is not to be noticed by anyone. What goes on ``around`` it goes on in the measurement at rest as well.
+    ``findings`` are codes; status has to report at least one of them that it did not report before. It is empty where
+    the attack has no effect that status should report. The steps of ``around`` run during the measurement at rest, too.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Attack:
     prepare: tuple[Step, ...] = ()
     around: tuple[Step, ...] = ()
     begin: tuple[Step, ...] = ()
-    tells: frozenset[str] = frozenset()
+    findings: frozenset[str] = frozenset()
 
 
 MEMBER: Final = frozenset(
@@ -46,107 +46,107 @@ JWKS: Final = Step(HOSTILE, "poison", keys_of=VICTIM)
 ATTACKS: Final = (
     Attack(
         "headers-without-a-body",
-        "32 connections keep 100 calls each begun, of which no message follows",
+        "32 connections keep 100 calls each open and never send a message",
         load="headers-without-a-body",
-        tells=frozenset({"calls_rejected"}),
+        findings=frozenset({"calls_rejected"}),
     ),
     Attack(
         "dripping-bodies",
-        "32 connections with 16 calls each, whose message comes byte by byte",
+        "32 connections with 16 calls each, whose messages arrive byte by byte",
         load="dripping-bodies",
-        tells=frozenset({"calls_rejected"}),
+        findings=frozenset({"calls_rejected"}),
     ),
     Attack(
         "garbage-tokens",
         "200 calls a second with tokens that name an honest cluster",
         load="garbage-tokens",
-        tells=frozenset({"unproven_callers_refused"}),
+        findings=frozenset({"unproven_callers_refused"}),
     ),
     Attack(
         "idle-connections",
-        "500 connections that only shook hands and 200 that only connected",
+        "500 connections that make no call after their TLS handshake, and 200 without a handshake",
         load="idle-connections",
     ),
     Attack(
         "crowds-of-connections",
-        "2,000 connections of one address, half of them without TLS, to a listener that takes 1,000",
+        "2,000 connections from one address, half of them without TLS, to a listener that accepts 1,000",
         load="crowds-of-connections",
-        tells=frozenset({"connections_refused"}),
+        findings=frozenset({"connections_refused"}),
     ),
     Attack(
         "handshakes-without-an-end",
-        "1,000 connections of one address that send half of a first message of TLS",
+        "1,000 connections from one address that send half a TLS ClientHello",
         load="handshakes-without-an-end",
-        tells=frozenset({"connections_refused"}),
+        findings=frozenset({"connections_refused"}),
     ),
     Attack(
         "failing-handshakes",
-        "handshakes of one address, as many as it can, that refuse the listener's certificate",
+        "handshakes from one address that reject the listener's certificate, as fast as possible",
         load="failing-handshakes",
-        tells=frozenset({"connections_refused"}),
+        findings=frozenset({"connections_refused"}),
     ),
     Attack(
         "rapid-resets",
-        "32 connections reset each call that they begin, as fast as they can",
+        "32 connections reset each call right after its start, as fast as possible",
         load="rapid-resets",
-        tells=frozenset({"connections_refused"}),
+        findings=frozenset({"connections_refused"}),
     ),
     Attack(
         "endless-headers",
-        "32 connections send CONTINUATION without an end",
+        "32 connections send CONTINUATION frames without end",
         load="endless-headers",
-        tells=frozenset({"connections_refused"}),
+        findings=frozenset({"connections_refused"}),
     ),
     Attack(
         "floods-of-control",
-        "32 connections send pings, settings and priorities, as fast as they can",
+        "32 connections send pings, settings and priorities, as fast as possible",
         load="floods-of-control",
-        tells=frozenset({"connections_refused"}),
+        findings=frozenset({"connections_refused"}),
     ),
     Attack(
         "readers-that-do-not-read",
-        "32 connections with 16 answered calls each give no window for the answers",
+        "32 connections with 16 answered calls each and a flow-control window of zero for the answers",
         load="readers-that-do-not-read",
     ),
     Attack(
         "idle-keep-alive",
-        "300 idle connections at each address of health and status",
+        "300 idle connections to each health and status address",
         load="idle-keep-alive",
     ),
     Attack(
         "poisoned-keys",
-        "a member publishes another one's token keys",
-        load="provoked-looks",
+        "a member publishes another member's token keys",
+        load="unknown-key-ids",
         begin=(JWKS,),
-        tells=frozenset({"token_key_shared"}),
+        findings=frozenset({"token_key_shared"}),
     ),
     Attack(
         "poisoned-keys-reconnecting",
         "the same while every connection to the victim is cut again and again",
-        load="provoked-looks",
+        load="unknown-key-ids",
         around=(Step(VICTIM, "reconnect", {"every": 0.5}),),
         begin=(JWKS,),
-        tells=frozenset({"token_key_shared"}),
+        findings=frozenset({"token_key_shared"}),
     ),
     Attack(
         "giant-pages",
         "a member answers every list with 30 MiB of 400,000 objects",
         prepare=(Step(HOSTILE, "prepare_pages"),),
         begin=(Step(HOSTILE, "pages"),),
-        tells=MEMBER,
+        findings=MEMBER,
     ),
     Attack(
         "churn",
         "a tenant writes 46 certificates into one ConfigMap ten times a second",
         prepare=(Step(HOSTILE, "prepare_churn"),),
         begin=(Step(HOSTILE, "churn"),),
-        tells=frozenset({"anchor_proposed", "other_writers", "publication_contested", *MEMBER}),
+        findings=frozenset({"anchor_proposed", "other_writers", "publication_contested", *MEMBER}),
     ),
     Attack(
         "joining",
         f"{JOINING} namespaces with 46 roots of their own appear in a member",
         prepare=(Step(HOSTILE, "prepare_join", {"namespaces": JOINING}),),
         begin=(Step(HOSTILE, "join"),),
-        tells=frozenset({"anchor_proposed", "publication_joining", "publication_pending", *MEMBER}),
+        findings=frozenset({"anchor_proposed", "publication_joining", "publication_pending", *MEMBER}),
     ),
 )

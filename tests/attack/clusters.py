@@ -1,7 +1,7 @@
 """Member clusters in a box as a process of their own, honest ones or a hostile one.
 
 `python -m tests.attack.clusters DIRECTORY NICE NAME...` writes an administrator's kubeconfig for each cluster and then
-does what lines of JSON on standard input say, answering each with a line. It ends when standard input does.
+does what lines of JSON on standard input say, answering each with a line. It ends when standard input is closed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GIANT: dict[int, Garbage] = {}
 
 
 class Clusters:
-    """What can be asked of them. An attack lasts from its order until ``calm``."""
+    """The orders that the clusters carry out. An attack lasts from its order until ``calm``."""
 
     def __init__(self, clusters: Mapping[str, SandboxCluster]) -> None:
         self._clusters = clusters
@@ -45,7 +45,7 @@ class Clusters:
         return await do(self._clusters[order["cluster"]], **order.get("arguments", {}))
 
     async def do_tokens(self, cluster: SandboxCluster, *, count: int, namespace: str) -> list[str]:
-        """Tokens of so many pods of one service account."""
+        """Tokens of ``count`` pods of one service account."""
         if cluster.get("namespaces", "", namespace) is None:
             cluster.create_namespace(namespace)
         cluster.create_service_account(namespace, "caller")
@@ -57,19 +57,19 @@ class Clusters:
         return cluster.keys.jwks()
 
     async def do_reviews(self, cluster: SandboxCluster) -> int:
-        """How many tokens its API server was shown."""
+        """How many TokenReviews its API server has received."""
         return cluster.requests.count(verb="create", resource="tokenreviews")
 
     async def do_spread(self, cluster: SandboxCluster, *, namespaces: int) -> None:
-        """Namespaces whose bundle is edited, once each: where one is edited again and again the hub waits longer."""
+        """Create the namespaces whose bundle is edited, each once: the hub backs off where one is edited repeatedly."""
         for number in range(namespaces):
             cluster.create_namespace(f"edited-{number:03}")
 
     async def do_repair(self, cluster: SandboxCluster, *, namespace: str) -> float:
         """Seconds from an edit of the bundle in a namespace until it is as it was."""
-        held = cluster.config_map(namespace, ROOT_CONFIG_MAP)
-        assert held is not None
-        good = held["data"]["root-cert.pem"]
+        found = cluster.config_map(namespace, ROOT_CONFIG_MAP)
+        assert found is not None
+        good = found["data"]["root-cert.pem"]
         began = time.monotonic()
         cluster.patch("configmaps", namespace, ROOT_CONFIG_MAP, {"data": {"root-cert.pem": "edited"}})
         while time.monotonic() - began < REPAIR_LIMIT:
@@ -128,7 +128,7 @@ class Clusters:
             await asyncio.sleep(0)
 
     async def do_join(self, cluster: SandboxCluster) -> None:
-        """So many namespaces appear, each with as many roots of its own."""
+        """Create the prepared namespaces, each with :data:`ROOTS` roots of its own."""
 
         async def join() -> None:
             for number, pem in enumerate(self._prepared):
@@ -144,7 +144,7 @@ class Clusters:
         self._run(join())
 
     async def do_calm(self, cluster: SandboxCluster) -> None:
-        """The attack is over, and what it left is gone."""
+        """End the attack and remove what it left."""
         await self._attack.aclose()
         for item in cluster.objects("namespaces"):
             if item["metadata"]["name"].startswith("join-"):

@@ -27,14 +27,14 @@ from tests.bench.rig import Child, child
 NAMESPACE = "shop"
 PODS = 24  # of each honest cluster
 AGENTS = 16
-RATE = 50.0  # calls a second on connections that stand
-FRESH = 3.0  # and on new ones
-LOOK = 0.5  # seconds between two looks at status and health
+RATE = 50.0  # calls a second on established connections
+FRESH = 3.0  # calls a second on new connections
+POLL_INTERVAL = 0.5  # seconds between two requests to status and health
 PATIENCE = 3.0  # seconds that a kubelet waits for an answer
-EDITED = 150  # namespaces for that: each is edited once in a run
+EDITED = 150  # namespaces whose bundle is edited, each once in a run
 LONGEST_REPAIR = 20.0
 MOST_CONNECTIONS = 1000  # at the listener: less than an attacker of this machine can open
-TOLD_WITHIN = 25.0  # seconds in which status has to show the attack
+REPORTED_WITHIN = 25.0  # seconds within which status has to report the attack
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Field:
         self._members = members
         self._health = health
         self._edited = 0
-        self._told: dict[str, Any] = {}
+        self._observed: dict[str, Any] = {}
         self._asking = {id(each): asyncio.Lock() for each in {id(c): c for c in members.values()}.values()}
 
     async def ask(self, step: Step) -> Any:
@@ -78,13 +78,13 @@ class Field:
             return await asyncio.to_thread(process.order, order)
 
     async def measure(self, seconds: float) -> Seen:
-        """Honest calls, repairs and looks at status for so many seconds."""
+        """Measure honest calls, repairs and answers of status for this many seconds."""
         seen, end = Seen(), time.monotonic() + seconds
         order = {"seconds": seconds, "rate": RATE, "fresh": FRESH}
         async with asyncio.TaskGroup() as group:
             calls = group.create_task(asyncio.to_thread(self._honest.order, order))
             group.create_task(self._repair(seen, end))
-            group.create_task(self._look(seen, end))
+            group.create_task(self._poll(seen, end))
         seen.calls = calls.result()
         return seen
 
@@ -95,7 +95,7 @@ class Field:
             seen.repairs.append(await self.ask(Step("west", "repair", {"namespace": namespace})))
             await asyncio.sleep(1.0)
 
-    async def _look(self, seen: Seen, end: float) -> None:
+    async def _poll(self, seen: Seen, end: float) -> None:
         addresses = [f"{self.box.status_url}/healthz", f"http://{self._health}/healthz"]
         while time.monotonic() < end:
             began = time.monotonic()
@@ -105,47 +105,47 @@ class Field:
                 seen.missed += 1
             for url in addresses:
                 seen.missed += not await answered(url, limit=PATIENCE)
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
 
     async def findings(self) -> set[tuple[str, str]]:
-        """Every finding of status with its words."""
+        """The code and detail of every finding in status."""
         try:
             status = await self.box.get("/api/v1/status")
         except (aiohttp.ClientError, TimeoutError):
             return set()
         return {(item["code"], item["detail"]) for item in status["attention"]}
 
-    async def told(self, attack: Attack, before: set[tuple[str, str]]) -> bool:
-        """Whether status shows it, now or within :data:`TOLD_WITHIN` seconds."""
-        end = time.monotonic() + TOLD_WITHIN
+    async def reports(self, attack: Attack, before: set[tuple[str, str]]) -> bool:
+        """Whether status reports the attack, now or within :data:`REPORTED_WITHIN` seconds."""
+        end = time.monotonic() + REPORTED_WITHIN
         while True:
             now = await self.findings()
-            # What a member does may be shown already, as of an attack before; callers are counted anew.
-            if any(code in attack.tells for code, _ in (now if attack.begin else now - before)):
+            # What a member does may be reported already, because of an earlier attack; callers are counted from zero.
+            if any(code in attack.findings for code, _ in (now if attack.begin else now - before)):
                 return True
             if time.monotonic() > end:
                 return False
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
 
-    async def reviewed_by_the_hostile_one(self) -> int:
-        """How many tokens its API server was shown."""
+    async def tokens_shown_to_the_hostile_member(self) -> int:
+        """How many TokenReviews its API server has received."""
         return int(await self.ask(Step(HOSTILE, "reviews")))
 
     def load(self, attack: Attack) -> dict[str, Any]:
-        """What its attackers are told."""
-        return self._told | {
+        """The target, as the process of the attackers reads it."""
+        return self._observed | {
             "attack": attack.load,
-            "door": self.box.listener,
+            "listener": self.box.listener,
             "server_name": SERVER_NAME,
             "trust": self.box.ca.root.pem.decode(),
             "victim": VICTIM,
             "hostile": HOSTILE,
-            "listeners": [f"127.0.0.1:{self.box.status_port}", self._health],
+            "http_addresses": [f"127.0.0.1:{self.box.status_port}", self._health],
         }
 
-    def knows(self, token: str, message: str) -> None:
-        """What an attacker has seen of an honest caller: a token's shape, and a request."""
-        self._told = {"token": token, "message": message}
+    def leak(self, token: str, message: str) -> None:
+        """Give the attackers the token and the request of an honest caller, to forge theirs from."""
+        self._observed = {"token": token, "message": message}
 
 
 async def answered(url: str, *, limit: float) -> bool:
@@ -218,5 +218,5 @@ async def open_field(directory: Path) -> AsyncIterator[Field]:
         callers = stack.enter_context(child(directory, "honest-callers", "tests.attack.honest", str(file)))
         await asyncio.to_thread(callers.answer)
         made = Field(box, callers, processes, health)
-        made.knows(calls[0]["token"], message)
+        made.leak(calls[0]["token"], message)
         yield made

@@ -1,8 +1,9 @@
 """Honest callers of the listener, in a separate process: a steady pace, and retries as Istio's agents do.
 
 `python -m tests.attack.honest FILE` reads who calls from a JSON file and then measures as lines of JSON on standard
-input say: `{"seconds": 5, "rate": 50, "fresh": 4}`. Callers keep their connection; ``fresh`` ones a second open a new
-one for their call, as new pods do. A call counts as refused where no attempt of it brought a certificate.
+input say: `{"seconds": 5, "rate": 50, "fresh": 4}`. Callers keep their connection; ``fresh`` is how many callers a
+second open a new one for their call, as new pods do. A call counts as refused if none of its attempts brought a
+certificate.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Agent(Caller):
 
 
 class Mesh:
-    """Everybody who calls."""
+    """All honest callers."""
 
     def __init__(self, described: dict[str, Any]) -> None:
         self._address = described["host"], int(described["port"])
@@ -142,7 +143,7 @@ class Mesh:
             agent.close()
 
     async def _renew(self, measured: Measured, planned: float, agent: Agent | None) -> Agent | None:
-        """One renewal with its attempts; the connection to go on with."""
+        """One renewal with its attempts; returns the connection to use next."""
         call, reason = next(self._calls), ""
         for attempt in range(ATTEMPTS):
             if attempt:

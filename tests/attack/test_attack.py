@@ -1,4 +1,4 @@
-"""One attack of `make attack`, so that the instrument itself is known to work; the whole run is no test."""
+"""One attack of `make attack`, to show that the measurement itself works; the whole run is not part of the suite."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def seen(*, refused: int = 0, p99: float = 0.02, repair: float = 0.1, missed: in
 
 
 @pytest.mark.parametrize(
-    ("under", "told", "shown", "met", "false_green"),
+    ("under", "reported", "shown", "met", "false_green"),
     [
         (seen(), True, 0, True, False),
-        (seen(), False, 0, False, True),  # the attack has a finding that was not shown
+        (seen(), False, 0, False, True),  # status has to report a finding and does not
         (seen(refused=1), True, 0, False, False),
         (seen(p99=0.07), True, 0, False, False),
         (seen(repair=60.0), False, 0, False, True),
@@ -34,12 +34,14 @@ def seen(*, refused: int = 0, p99: float = 0.02, repair: float = 0.1, missed: in
         (seen(), True, 1, False, False),
     ],
 )
-def test_the_goal(under: Seen, told: bool, shown: int, met: bool, false_green: bool) -> None:
-    found = verdict(ATTACKS[0], seen(), under, told=told, shown=shown)
+def test_the_goal_is_met_only_if_no_honest_caller_is_harmed_and_status_reports_the_attack(
+    under: Seen, reported: bool, shown: int, met: bool, false_green: bool
+) -> None:
+    found = verdict(ATTACKS[0], seen(), under, reported=reported, shown=shown)
     assert (found.met, found.false_green) == (met, false_green)
 
 
-def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_attack_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", "sunshine"]) == 2
     assert "sunshine" in capsys.readouterr().err
 
@@ -53,5 +55,5 @@ def test_one_attack_on_a_running_hub_prints_one_document() -> None:
     assert attack["honest_answered"] > 0
     assert attack["health_missed"] == 0, done.stderr
     assert not attack["false_green"], done.stderr
-    # How long honest calls take is for a quiet machine to say; here others share its cores.
+    # Latencies count on a quiet machine only; here other tests share its cores.
     assert done.returncode == (0 if attack["met"] else 1)

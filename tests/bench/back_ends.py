@@ -1,14 +1,14 @@
-"""Every back end: certificates per second through its authority, beside what limits it.
+"""Every back end: certificates per second through its authority, compared with what limits it.
 
-What is measured is the authority as its keeper makes it, lane and circuit included, with every leaf judged as
-before it is handed out; 64 callers with P-256 workloads. Quotas are lifted, for else they would be measured. It is
-held against the lower of two limits of the same moment: the back end's own (``limits.py``), and the hub's with a
-local key, which is what one signer process gives 64 callers of its listener. All three take turns, so that they see the
-same machine. The authority is less than the whole signer: what one core of it would issue with that back end, by the
-CPU that both take, stands in each line.
+Measured is the authority as the signer's slot builds it, with limiter and circuit breaker, for 64 callers with P-256
+keys; every leaf is verified as it is before delivery. Quotas are lifted, or they would be what is measured. The rate is
+compared with the lower of two limits measured at the same time: the back end's own (``limits.py``), and that of the hub
+with a local key, which is what one signer process issues to 64 callers of its listener. The three are measured in
+turns, so that they run on an equally busy machine. The authority is only a part of the signer: each line also has what
+one core of a whole signer would issue with that back end, computed from the CPU time of both.
 
-The servers of the tests run in a process of their own on the last core, which nothing of the hub uses. A real Vault or
-OpenBao is measured where FEDERATION_REAL_VAULT names one, else the one of the tests stands for it.
+The servers of the tests run in a process of their own on the last core, which the hub does not use. A real Vault or
+OpenBao is measured where FEDERATION_REAL_VAULT names one, otherwise that of the tests.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ OWN_LIMITS = {
 
 
 @dataclass
-class FairQueue:
+class Turns:
     """Certificates per second in each turn, and microseconds of CPU for one: the authority's, the whole signer's."""
 
     authority: list[float] = field(default_factory=list)
@@ -154,22 +154,22 @@ def without_quota(config: AuthorityConfig) -> AuthorityConfig:
 
 
 class Callers:
-    """Whoever wants certificates of one authority: each asks again as soon as it has one."""
+    """Callers of one authority: each requests its next certificate as soon as it has one."""
 
-    def __init__(self, authority: ManagedAuthority, root: Certificate, directives: list[LeafRequest]) -> None:
+    def __init__(self, authority: ManagedAuthority, root: Certificate, requests: list[LeafRequest]) -> None:
         self._authority = authority
         self._root = root
-        self._directives = directives
+        self._requests = requests
         self._numbers = count()
         self._clock = SystemClock()
         self._alarms = Alarms(self._clock)
         self.failure = ""
 
     async def once(self) -> None:
-        """One certificate."""
+        """Request one certificate."""
         number = next(self._numbers)
         wanted = msgspec.structs.replace(
-            self._directives[number % len(self._directives)],
+            self._requests[number % len(self._requests)],
             serial=draw_serial(os.urandom),
             cluster=f"c{number % 8}",
         )
@@ -178,7 +178,7 @@ class Callers:
         )
 
     async def load(self, seconds: float) -> Load:
-        """All of them for about so many seconds, until the last has its certificate."""
+        """Run all callers for about this many seconds, until the last has its certificate."""
         found, began = Load(0.0), time.perf_counter()
 
         async def keep_asking() -> None:
@@ -197,8 +197,8 @@ class Callers:
         return found
 
 
-async def take_turns(callers: Callers, own: Limit, hub: HubLimit, *, turns: int, seconds: float) -> FairQueue:
-    found = FairQueue()
+async def take_turns(callers: Callers, own: Limit, hub: HubLimit, *, turns: int, seconds: float) -> Turns:
+    found = Turns()
     await callers.load(seconds / 2)  # warm
     await own(seconds / 4)
     for _ in range(turns):
@@ -240,7 +240,7 @@ class Missing(Exception):
     """The back end cannot be had on this machine."""
 
 
-async def measure(kind: str, directory: Path, hub: HubLimit, *, turns: int, seconds: float) -> FairQueue:
+async def measure(kind: str, directory: Path, hub: HubLimit, *, turns: int, seconds: float) -> Turns:
     with leaving_a_core() as core:
         async with opened(kind, directory, core) as (settings, root):
             return await measure_opened(settings, root, hub, turns=turns, seconds=seconds)
@@ -248,21 +248,21 @@ async def measure(kind: str, directory: Path, hub: HubLimit, *, turns: int, seco
 
 async def measure_opened(
     settings: AuthoritySettings, root: Certificate, hub: HubLimit, *, turns: int, seconds: float
-) -> FairQueue:
+) -> Turns:
     config = without_quota(settings.authority)
-    directives = [order(key=generate_key(KeyKind.EC_P256)) for _ in range(CALLERS)]
+    requests = [order(key=generate_key(KeyKind.EC_P256)) for _ in range(CALLERS)]
     async with (
         kept(replace(settings, authority=config), root) as authority,
-        limit_of(config, directives[0]) as own,
+        limit_of(config, requests[0]) as own,
     ):
-        callers = Callers(authority, root, directives)
+        callers = Callers(authority, root, requests)
         found = await take_turns(callers, own, hub, turns=turns, seconds=seconds)
         if isinstance(config, AwsPcaAuthorityConfig):
             found.own = [min(rate, AWS_PCA_QUOTA) for rate in found.own]
         return found
 
 
-def rows(report: Report, kind: str, found: FairQueue) -> None:
+def rows(report: Report, kind: str, found: Turns) -> None:
     rate, own = statistics.median(found.authority), statistics.median(found.own)
     cpu = statistics.median(found.cpu)
     note = f"{OWN_LIMITS[kind]}: {own:,.0f}/s; {cpu:,.0f} us CPU here: {found.whole:,.0f}/s a core with the listener"

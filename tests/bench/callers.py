@@ -3,7 +3,7 @@
 A gRPC client library costs about as much CPU per call as the server that is measured, and on a machine with
 two cores it would be what is measured. Here a caller writes a request that was encoded beforehand and reads no
 more of the reply than frames and lengths (RFC 9113; HPACK literals without indexing, RFC 7541 section 6.2.2).
-The first reply of every caller is kept, for whoever wants to check what was really issued.
+The first reply of every caller is kept, so that what was issued can be checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 GRPC_STATUS = re.compile(
     rb"(?:grpc-status|\x88\x9a\xca\xc8\xb2\x12\x34\xda\x8f)[\x01\x02](\d{1,2})", re.DOTALL
 )
-"""In a block without a dynamic table: the name as it is or by HPACK's Huffman code, which makes digits no shorter."""
+"""In a block without a dynamic table: the name in plain text or in HPACK's Huffman code; digits stay as they are."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -180,7 +180,7 @@ class Crowd:
         self._again: Callable[[Caller], None] = lambda _: None
 
     async def grow(self, count: int) -> None:
-        """Open connections until there are so many callers."""
+        """Open connections until there are ``count`` callers."""
         loop = asyncio.get_running_loop()
         while len(self.callers) < count:
             batch = min(32, count - len(self.callers))
@@ -195,7 +195,7 @@ class Crowd:
         return caller
 
     async def closed_loop(self, callers: int, seconds: float) -> Load:
-        """So many callers, each asking again as soon as it is answered."""
+        """Run this many callers, each of which calls again as soon as it is answered."""
         self._begin(seconds)
         self._again = self._ask
         for caller in self.callers[:callers]:
@@ -204,7 +204,7 @@ class Crowd:
         return await self._wait()
 
     async def join(self, count: int) -> None:
-        """Open connections until there are so many; every new one makes one call, few at a time."""
+        """Open connections until there are ``count``, a few at a time; each new one makes one call."""
 
         def rest(caller: Caller) -> None:
             caller.began = 0.0
@@ -220,7 +220,7 @@ class Crowd:
             await self._wait()
 
     async def steady(self, per_second: float, seconds: float, *, until: asyncio.Event | None = None) -> Load:
-        """Calls at a fixed rate, whoever is free; a call that waits for a free caller counts from its time.
+        """Make calls at a fixed rate by any free caller; the latency of a call includes its wait for one.
 
         Ends after ``seconds``, or sooner where ``until`` is set.
         """

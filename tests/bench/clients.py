@@ -91,7 +91,7 @@ def publisher(session: ClusterSession, namespaces: int) -> Publisher:
         clock=SystemClock(),
         jitter=random.Random(1),
         allowed=lambda: True,
-        stays=lambda _namespace, _held: False,
+        stays=lambda _namespace, _observed: False,
         joins=lambda: False,
     )
 
@@ -252,8 +252,8 @@ def cache(report: Report) -> None:
         decode = ConfigMapDecoder(KEY, Contents())
         kept: dict[Any, Any] = {}
         for text, other in zip(partials, config_maps, strict=True):
-            meta, held = decode_metadata(text), decode(other)
-            kept[meta.key] = (meta.value, held.key, held.value)
+            meta, found = decode_metadata(text), decode(other)
+            kept[meta.key] = (meta.value, found.key, found.value)
         return kept
 
     def theirs() -> dict[Any, Any]:
@@ -262,8 +262,8 @@ def cache(report: Report) -> None:
         kept: dict[Any, Any] = {}
         for text, other in zip(namespaces, config_maps, strict=True):
             space = api.deserialize(SimpleNamespace(data=text), "V1Namespace")
-            held = api.deserialize(SimpleNamespace(data=other), "V1ConfigMap")
-            kept[space.metadata.name] = (space, held)
+            found = api.deserialize(SimpleNamespace(data=other), "V1ConfigMap")
+            kept[space.metadata.name] = (space, found)
         return kept
 
     own, models = bytes_each(ours, count), bytes_each(theirs, count)

@@ -21,7 +21,7 @@ from federation.signer.listeners.listener import Listener
 from federation.signer.listeners.tls import ServingCredentials, ServingPair
 
 
-class EmptyDoor:
+class EmptyListener:
     """Answers every call with one byte."""
 
     method = METHOD
@@ -41,7 +41,7 @@ class EmptyDoor:
 async def serve(port: int, chain: Path, key: Path) -> None:
     config = ListenerConfig(listen=Address("127.0.0.1", port), server_names=(), max_concurrent=2000)
     credentials = ServingCredentials(ServingPair(chain.read_bytes(), key.read_bytes()))
-    server = Listener(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
+    server = Listener(EmptyListener(), config=config, listen=config.listen, credentials=credentials)
     await server.start()
     await asyncio.Event().wait()
 

@@ -110,7 +110,7 @@ class Samples:
 
 
 async def sample(directory: Path, count: int) -> Samples:
-    """So many certificates in the listener's handler, in turns with the raw operations; every token is another."""
+    """Issue ``count`` certificates by the listener's handler, each with a new token; raw operations in between."""
     clock, name = SystemClock(), ClusterName("east")
     async with SandboxCluster("east", clock=clock) as cluster:
         cluster.create_namespace("shop")

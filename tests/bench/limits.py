@@ -47,7 +47,7 @@ from tests.authorities.aws_world import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
 from tests.bench.replay import Connection, Unexpected, connections, request
 
 Limit: TypeAlias = Callable[[float], Awaitable[float]]
-"""Certificates' worth of work per second, measured for about so many seconds."""
+"""Measures for about the given seconds and returns how many certificates' worth of work it did per second."""
 
 Exchange: TypeAlias = Callable[[Connection], Awaitable[object]]
 """The requests of one certificate."""
@@ -56,7 +56,7 @@ DIGEST = os.urandom(32)
 ENCODED_DIGEST = base64.b64encode(DIGEST).decode()
 BOTO_CREDENTIALS = Credentials(ACCESS_KEY, SECRET_KEY, SESSION_TOKEN)
 DELETERS = 8
-NOT_YET = 0.01  # seconds between two looks for a certificate that is still being made
+NOT_YET = 0.01  # seconds between two polls for a certificate that is not issued yet
 
 
 def limit_of(config: AuthorityConfig, order: LeafRequest) -> AbstractAsyncContextManager[Limit]:

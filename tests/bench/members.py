@@ -2,7 +2,7 @@
 
 `python -m tests.bench.members DIRECTORY NAMESPACES NICE NAME...` writes an administrator's kubeconfig for each
 cluster and then does what lines of JSON on standard input say, answering each with a line. It ends when
-standard input does.
+standard input is closed.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ async def obey(cluster: SandboxCluster, order: str) -> Any:
         case "patched":
             done = (cluster.requests.count(verb="patch", resource="configmaps", status=s) for s in (200, 201))
             return sum(done)
-        case "held":
-            held = cluster.store.all(CONFIG_MAPS, "")
+        case "contents":
+            found = cluster.store.all(CONFIG_MAPS, "")
             return Counter(
-                item.value["data"]["root-cert.pem"] for item in held if item.name == "istio-ca-root-cert"
+                item.value["data"]["root-cert.pem"] for item in found if item.name == "istio-ca-root-cert"
             ).most_common(1)
         case _:
             raise ValueError(order)

@@ -1,8 +1,8 @@
-"""Publication by the whole hub: a changed bundle to three clusters, and what signing feels of it meanwhile.
+"""Publication by the whole hub: a changed bundle to three clusters, and what it costs signing meanwhile.
 
 Both roles run as their own processes against clusters in a box. Clusters, callers and the hub share this
-machine's cores, where in truth each has its own, so the clusters run at a lower priority. Times are from the
-change of the configuration until every namespace really holds the new bundle, as the clusters count it.
+machine's cores, where in production each has its own, so the clusters run at a lower priority. Times are from the
+change of the configuration until every namespace really has the new bundle, as the clusters count it.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ CALLS_PER_SECOND = 100.0
 RESYNC = 3.0
 
 
-async def held(rig: Rig, name: str) -> tuple[str, int]:
-    """The content that most namespaces of a cluster hold, and how many do."""
-    found = await rig.ask(name, "held")
+async def most_common_content(rig: Rig, name: str) -> tuple[str, int]:
+    """The bundle that most namespaces of a cluster have, and in how many it is."""
+    found = await rig.ask(name, "contents")
     return (found[0][0], found[0][1]) if found else ("", 0)
 
 
 async def settled(rig: Rig, namespaces: int) -> dict[str, int]:
-    """Wait until every cluster holds one and the same content everywhere; how many namespaces each has."""
+    """Wait until all namespaces have the same bundle; returns how many each cluster has."""
     async with asyncio.timeout(LIMIT):
         while True:
-            now = {name: await held(rig, name) for name in rig.members}
+            now = {name: await most_common_content(rig, name) for name in rig.members}
             if len({text for text, _ in now.values()}) == 1 and all(n > namespaces for _, n in now.values()):
                 await asyncio.sleep(1.0)
-                return {name: (await held(rig, name))[1] for name in rig.members}
+                return {name: (await most_common_content(rig, name))[1] for name in rig.members}
             await asyncio.sleep(0.2)
 
 

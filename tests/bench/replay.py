@@ -2,7 +2,7 @@
 
 An HTTP client library takes about as much CPU as a small server does, and what is asked for here is the server's
 limit. A connection makes one request at a time and reads no more of the answer than its status and its body
-(RFC 9112: framed by Content-Length, chunked, or ended with the connection, which is then opened anew).
+(RFC 9112: framed by Content-Length, chunked, or ended with the connection, which is then opened again).
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Connection:
 async def connections(
     count: int, url: URL, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[list[Connection]]:
-    """So many connections to the server of that URL."""
+    """``count`` connections to the server of that URL."""
     made = [Connection(url, tls) for _ in range(count)]
     try:
         yield made

@@ -61,7 +61,7 @@ def number(value: float | None) -> str:
 
 
 class Report:
-    """Collects lines, telling each as it comes."""
+    """Collects lines and prints each as it is added."""
 
     def __init__(self, say: Callable[[str], None], facts: dict[str, str]) -> None:
         self.lines: list[Line] = []

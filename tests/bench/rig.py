@@ -116,7 +116,7 @@ class Rig:
         self.anchors.append(self.ca.directory / "root.pem")
 
     async def ask(self, name: str, what: str) -> Any:
-        """Have the boxes do or tell something; see `members`."""
+        """Have the clusters carry out an order and return its answer; see `members`."""
         assert self.boxes is not None
         async with self._asking:
             return await asyncio.to_thread(self.boxes.order, {"cluster": name, "do": what})
@@ -217,7 +217,7 @@ class Rig:
 
     @contextlib.asynccontextmanager
     async def signers(self, count: int) -> AsyncIterator[list[Child]]:
-        """So many signers on one port, each of which has its caches."""
+        """``count`` signers on one port, each with caches of its own."""
         async with contextlib.AsyncExitStack() as stack:
             started: list[Child] = []
             for number in range(count):

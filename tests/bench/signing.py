@@ -68,7 +68,7 @@ async def prepare_calls(rig: Rig, name: str, count: int) -> list[Call]:
 
 
 async def load(crowd: Crowd, servers: list[Child], callers: int, seconds: float) -> Result:
-    """A closed loop of so many callers, and the CPU that these servers spent on it."""
+    """Run a closed loop of this many callers; the result has the CPU time that these servers spent on it."""
     await crowd.grow(callers)
     before = cpu_seconds(server.pid for server in servers)
     done = await crowd.closed_loop(callers, seconds)

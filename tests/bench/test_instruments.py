@@ -1,4 +1,4 @@
-"""The instruments of the benchmark themselves: what they send, what they count, how they judge."""
+"""The benchmark's own instruments: what they send, what they count and how they judge it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from federation.runtime.clock import SystemClock
 from federation.signer.listeners.listener import Listener
 from federation.signer.listeners.tls import ServingCredentials, ServingPair
 from federation_sandbox.box import DevelopmentCa
-from tests.bench.back_ends import FairQueue
+from tests.bench.back_ends import Turns
 from tests.bench.callers import Call, Crowd, cycle, header_block, hpack_string
-from tests.bench.empty_listener import EmptyDoor
+from tests.bench.empty_listener import EmptyListener
 from tests.bench.replay import Connection, Unexpected, connections, dechunked, request
 from tests.bench.report import Line, Report, at_least, at_most
 from tests.bench.signing import serving_pair_files
@@ -60,11 +60,11 @@ def test_a_literal_is_read_back_by_the_rules_of_rfc_7541(text: bytes) -> None:
         (Line("g", "n", 2.9, "x"), ""),
     ],
 )
-def test_verdicts(line: Line, verdict: str) -> None:
+def test_a_line_is_judged_against_its_target(line: Line, verdict: str) -> None:
     assert line.verdict == verdict
 
 
-def test_what_is_missed_is_said_plainly_and_in_json() -> None:
+def test_a_missed_target_is_in_the_printed_line_the_summary_and_the_json() -> None:
     said: list[str] = []
     report = Report(said.append, {"processor": "p"})
     report.add(Line("group", "handler over raw", 3.5, "x", at_most(2), "why"))
@@ -82,7 +82,7 @@ async def crowd(directory: Path, *, path: str = METHOD) -> AsyncIterator[Crowd]:
     chain, key = serving_pair_files(ca, directory)
     config = ListenerConfig(listen=Address("127.0.0.1", 0), server_names=())
     credentials = ServingCredentials(ServingPair(chain.read_bytes(), key.read_bytes()))
-    server = Listener(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
+    server = Listener(EmptyListener(), config=config, listen=config.listen, credentials=credentials)
     address = await server.start()
     call = Call(header_block(path, NAME, {"authorization": "Bearer " + "x" * 900}), b"message")
     try:
@@ -114,7 +114,7 @@ async def test_a_refused_call_counts_as_failed(tmp_path: Path) -> None:
         assert load.failed > 0
 
 
-async def test_a_steady_load_keeps_its_rate_and_ends_when_told(tmp_path: Path) -> None:
+async def test_a_steady_load_keeps_its_rate_and_ends_at_the_stop_event(tmp_path: Path) -> None:
     async with crowd(tmp_path) as callers:
         await callers.join(3)
         enough = asyncio.Event()
@@ -126,7 +126,7 @@ async def test_a_steady_load_keeps_its_rate_and_ends_when_told(tmp_path: Path) -
 
 
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=5), st.binary(max_size=20), st.data())
-def test_a_chunked_body_is_read_back_and_not_before_its_end(
+def test_a_chunked_body_is_read_once_it_is_complete(
     chunks: list[bytes], before: bytes, data: st.DataObject
 ) -> None:
     encoded = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
@@ -172,7 +172,7 @@ async def echo() -> AsyncIterator[URL]:
         await runner.cleanup()
 
 
-async def test_replayed_requests_are_answered_one_after_another_however_the_body_is_framed() -> None:
+async def test_one_connection_reads_bodies_of_every_framing_one_after_another() -> None:
     async with echo() as url, connections(2, url) as (first, second):
         for path, size in (("/", 10), ("/chunked", 3500), ("/closing", 70_000), ("/", 0), ("/chunked", 1)):
             body = bytes(size)
@@ -180,7 +180,7 @@ async def test_replayed_requests_are_answered_one_after_another_however_the_body
             assert list(await asyncio.gather(first.ask(encoded), second.ask(encoded))) == [body, body]
 
 
-async def test_another_status_and_a_lost_answer_are_told() -> None:
+async def test_an_unexpected_status_and_a_lost_answer_raise_and_the_connection_recovers() -> None:
     async with echo() as url:
         connection = Connection(url, None)
         with pytest.raises(Unexpected, match="405 in place of 200"):
@@ -191,7 +191,7 @@ async def test_another_status_and_a_lost_answer_are_told() -> None:
         connection.close()
 
 
-def test_a_back_end_is_held_against_the_lower_limit_of_each_turn() -> None:
-    turns = FairQueue(authority=[80.0, 50.0, 90.0], own=[100.0, 200.0, 90.0], hub=[400.0, 100.0, 300.0])
+def test_a_back_end_is_compared_with_the_lower_limit_of_each_turn() -> None:
+    turns = Turns(authority=[80.0, 50.0, 90.0], own=[100.0, 200.0, 90.0], hub=[400.0, 100.0, 300.0])
 
     assert turns.ratio == 0.8

@@ -66,7 +66,7 @@ def method_of(hub: RunningSigner, cluster: str = "east") -> str:
     return hub.role.report().clusters[cluster].attestation
 
 
-async def test_a_token_of_another_cluster_is_refused_whatever_clusterid_says(tmp_path: Path) -> None:
+async def test_a_token_is_refused_under_the_clusterid_of_another_cluster(tmp_path: Path) -> None:
     async with running_signer(tmp_path, ("east", "west")) as hub:
         token = hub.pod("east")
         hub.pod("west")
@@ -393,10 +393,10 @@ async def test_where_keys_decide_no_review_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["silent", "broken", "not listed yet"])
-async def test_where_keys_decide_a_watch_that_is_not_fresh_turns_no_honest_caller_away(
+async def test_a_stale_pod_watch_refuses_no_honest_caller_where_token_keys_decide(
     tmp_path: Path, fault: str
 ) -> None:
-    """A silent watch is taken up anew after a while, a broken one after a pause: callers come meanwhile."""
+    """Calls are served while a silent watch times out and a broken one waits to be restarted."""
 
     def setup(hub: RunningSigner) -> None:
         mode("token-keys")(hub)

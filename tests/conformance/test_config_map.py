@@ -1,7 +1,7 @@
 """istio-csr's ConfigMap cases, by name, against the controller and a cluster's real answers.
 
 Each case begins with an object as another writer left it, runs the controller until it has read everything back as
-current, and looks at what the cluster really holds.
+current, and checks what is really stored in the cluster.
 """
 
 from __future__ import annotations

@@ -269,8 +269,8 @@ async def test_the_cluster_that_is_registered_under_istios_default_name(tmp_path
         assert reviews(west) == 1
 
 
-async def test_a_member_that_is_connected_anew_goes_on_with_what_it_has_used(tmp_path: Path) -> None:
-    """A new budget's second was free each time, and that it had been over its budget was forgotten."""
+async def test_a_member_that_is_reconnected_keeps_its_used_budget(tmp_path: Path) -> None:
+    """A reconnect must not give a fresh budget, or forget that the member is over its budget."""
     async with running_signer(tmp_path, ("east", "west")) as hub:
         await eventually(lambda: len(hub.attestors) == 2)
         before, budget = hub.attestors["west"], hub.budgets["west"]

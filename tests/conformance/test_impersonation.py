@@ -177,7 +177,7 @@ async def test_allowed_identities_off_node(tmp_path: Path, attestation: str) -> 
         away = identity_of("shop", "away")
         start_pod(hub, "east", "shop", "away", "away-0", node="node-2")
         assert refused(await ask(hub, "east", token, away)), "of another node"
-        assert refused(await ask(hub, "east", token, identity_of("shop", "nobody"))), "of no pod"
+        assert refused(await ask(hub, "east", token, identity_of("shop", "missing"))), "of no pod"
         assert refused(await ask(hub, "east", token, identity_of("empty", "cart"))), "of another namespace"
         assert hub.refused("east") == {"impersonated_off_node": 3}
         start_pod(hub, "east", "shop", "away", "away-1", node="node-1")
@@ -384,7 +384,7 @@ async def test_the_clusters_policy_holds_for_the_impersonated_identity(tmp_path:
         assert not any("=root" in query for query in asked), "refused before its cluster is asked anything"
 
 
-async def test_an_account_that_policy_denies_impersonates_nobody(tmp_path: Path) -> None:
+async def test_an_account_that_policy_denies_may_not_impersonate(tmp_path: Path) -> None:
     async with ambient(tmp_path, policy='deny = ["istio-system/*"]') as (hub, token):
         assert refused(await ask(hub, "east", token, SHOP))
         assert hub.refused("east") == {"account_not_allowed": 1}

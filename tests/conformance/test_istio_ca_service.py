@@ -124,7 +124,7 @@ async def test_requests_that_istio_csr_refuses(tmp_path: Path) -> None:
         assert hub.role.report().issued == 1
 
 
-async def test_status_codes_tell_nothing_but_whose_fault_it_is(tmp_path: Path) -> None:
+async def test_status_codes_reveal_only_whether_the_caller_or_the_hub_is_at_fault(tmp_path: Path) -> None:
     """The same answer whether the token, the cluster, the CSR or the policy is at fault."""
     async with running_signer(tmp_path, ("east", "west")) as hub:
         token = hub.pod("east")

@@ -70,7 +70,7 @@ async def test_without_its_files_at_the_start_it_never_serves(east: SandboxClust
         assert await istiod.call_webhooks() == 5
 
 
-async def test_what_it_found_at_the_start_it_takes_up_anew(east: SandboxCluster) -> None:
+async def test_istiod_reloads_changed_files_that_it_found_at_its_start(east: SandboxCluster) -> None:
     publish(east, BOTH[0].roots_pem)
     async with Istiod(east) as istiod:
         istiod.provide(istiod.files_of(IstiodCa.of(OLD)))

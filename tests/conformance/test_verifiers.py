@@ -1,7 +1,7 @@
-"""Whatever the hub calls verified the verifiers of production accept: gRPC's BoringSSL, OpenSSL and a real Envoy.
+"""Every chain that the hub verifies is accepted by production verifiers: gRPC's BoringSSL, OpenSSL and a real Envoy.
 
-Each case is an authority with something about it. Of those that the hub refuses some verifiers take several: it refuses
-what one of BoringSSL, Go and rustls does not take (docs/security.md).
+Each case is an authority with one peculiarity. Some that the hub refuses are accepted by some verifiers: it refuses
+what any one of BoringSSL, Go and rustls refuses (docs/security.md).
 """
 
 from __future__ import annotations

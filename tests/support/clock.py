@@ -57,7 +57,7 @@ class VirtualClock:
 
     @property
     def next_wake(self) -> float | None:
-        """Seconds until the next sleeper is due, or None where nobody sleeps."""
+        """Seconds until the next sleeper is due, or None if no call sleeps."""
         waiting = [due for due, _, future in self._sleepers if not future.done()]
         return min(waiting) - self._elapsed if waiting else None
 
@@ -99,9 +99,9 @@ class VirtualClock:
 
 
 class AheadClock(SystemClock):
-    """The system's clock, ``ahead`` of it by so many seconds: for real servers to which an hour passes at once.
+    """The system's clock plus ``ahead`` seconds, so that real servers see an hour pass at once.
 
-    Nobody who sleeps wakes earlier.
+    Sleepers do not wake earlier.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Kubeconfigs, sessions, and servers that answer what no API server would.
+"""Kubeconfigs, sessions, and servers whose answers no API server would give.
 
-Whatever an API server can be made to do is done with ``SandboxCluster`` and its faults. :class:`RawServer` is for
-the rest: bytes that are no HTTP, lines that are no events, connections cut at a given byte.
+Everything that an API server can do comes from ``SandboxCluster`` and its faults. :class:`RawServer` is for the rest:
+bytes that are no HTTP, lines that are no events, connections cut at a given byte.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Exchange:
         await self.raw(head.encode() + b"\r\n\r\n" + body)
 
     async def lines(self, *lines: bytes, last: bytes = b"") -> None:
-        """A watch's answer: each line in full, then ``last`` as it is, then its end in good order."""
+        """A watch's answer: each line in full, then ``last`` unchanged, then the end of the chunked body."""
         await self.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         for data in (*(line + b"\n" for line in lines), last):
             if data:

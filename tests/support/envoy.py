@@ -286,7 +286,7 @@ async def call(caller: Envoy, target: str) -> Answer:
 
 @contextlib.asynccontextmanager
 async def running(envoys: Sequence[tuple[Envoy, Mapping[str, tuple[Envoy, str]]]]) -> AsyncIterator[None]:
-    """Start all and end all, whatever happens in between."""
+    """Start all, and stop all even if the block raises."""
     try:
         async with asyncio.TaskGroup() as group:
             for proxy, targets in envoys:

@@ -1,30 +1,30 @@
-"""An istiod of the tests on a sandbox cluster, and the two who depend on it: kube-apiserver and a restarted agent.
+"""The tests' istiod on a sandbox cluster, and its two clients: kube-apiserver and a restarted agent.
 
 ::
 
-    async with Istiod(east) as istiod:                  # ENABLE_CA_SERVER=false, as the hub's installations have it
+    async with Istiod(east) as istiod:                  # ENABLE_CA_SERVER=false, as installations with the hub have it
         assert await istiod.problems("shop") == []      # injection works, and a restarted agent reaches XDS
         await istiod.kill()
         await istiod.start()
 
-It behaves as Istio 1.32-dev was seen to and as its source says (``pilot/pkg/bootstrap``, ``pkg/webhooks``):
+It behaves as Istio 1.32-dev was observed to and as its source says (``pilot/pkg/bootstrap``, ``pkg/webhooks``):
 
 - With its CA off it needs ``istiod-tls`` and the roots **at its start**; else 15012 is not listening and the
-  webhook's port has no certificate, whatever appears later, until it is restarted. ``/ready`` says nothing of it.
-- What it has found at its start it takes up anew when it changes, key, certificate and roots, without a restart.
-- It patches the ``caBundle`` of the webhooks that bear its revision to its roots, and does so again after an edit.
+  webhook's port has no certificate until a restart, even if they appear later. ``/ready`` does not show it.
+- The files that it found at its start it reloads when they change: key, certificate and roots, without a restart.
+- It sets the ``caBundle`` of the webhooks of its revision to its roots, and does so again after an edit.
 - Its roots are ``ca.crt`` of the Secret; with ``roots="config-map"`` those of ``istio-ca-root-cert`` in its own
   namespace, where that is there at the start: released versions differ.
-- With its CA on it writes ``istio-ca-root-cert`` in every namespace and restores it at once where somebody writes
-  other bytes; with equal bytes it writes nothing. With its CA off it writes none.
-- Its CA is plugged in where the Secret ``cacerts`` is there at its start, complete; with only a part of it it exits
+- With its CA on it writes ``istio-ca-root-cert`` in every namespace and restores it at once after a write of other
+  bytes; it does not rewrite equal bytes. With its CA off it writes none.
+- Its CA is plugged in if the Secret ``cacerts`` is complete at its start; if only parts are there, istiod exits
   (:class:`IstiodExited`). Otherwise it is self-signed, kept in ``istio-ca-secret``. Another ``root-cert.pem`` in
-  ``cacerts`` is taken up at a restart, another intermediate under the same roots at once.
-- Its own certificate comes from ``istiod-tls`` where that is there, also with the CA on.
-- The CA answers ``IstioCertificateService`` on the XDS port; with the CA off callers get ``UNIMPLEMENTED``. Whoever
-  brings a bearer token gets what the CSR names: who may have what is not this one's subject.
+  ``cacerts`` is loaded at a restart, another intermediate under the same roots at once.
+- Its own certificate comes from ``istiod-tls`` if that exists, also with the CA on.
+- The CA answers ``IstioCertificateService`` on the XDS port; with the CA off callers get ``UNIMPLEMENTED``. Any
+  bearer token gets a certificate for what its CSR names: authorization is not tested here.
 
-Mounted files follow at once; :attr:`Istiod.lag` delays what istiod does about them. Nothing of XDS is served.
+Mounted files follow at once; :attr:`Istiod.lag` delays istiod's reaction to them. XDS itself is not served.
 """
 
 from __future__ import annotations
@@ -356,18 +356,18 @@ class Istiod:
         return ("config-map", "secret") if self.roots == "config-map" else ("secret",)
 
     def _mounted(self, kind: Literal["secret", "config-map"]) -> IstiodFiles | None:
-        """The files of those that hasCustomTLSCerts looks for; None where one of them is not there."""
+        """The files that hasCustomTLSCerts looks for; None if one of them is missing."""
         data = self._secret_data(self.secret)
         found = data.get("ca.crt", b"")
         if kind == "config-map":
-            held = self.cluster.config_map(self.namespace, ROOTS) or {}
-            found = held.get("data", {}).get(ROOTS_KEY, "").encode()
+            config_map = self.cluster.config_map(self.namespace, ROOTS) or {}
+            found = config_map.get("data", {}).get(ROOTS_KEY, "").encode()
         chain, key = data.get("tls.crt", b""), data.get("tls.key", b"")
         return IstiodFiles(chain, key, found) if chain and key and found else None
 
     def _secret_data(self, name: str) -> dict[str, bytes]:
-        held = self.cluster.get("secrets", self.namespace, name) or {}
-        return {key: base64.b64decode(value) for key, value in (held.get("data") or {}).items()}
+        secret = self.cluster.get("secrets", self.namespace, name) or {}
+        return {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
 
     def _load_ca(self) -> IstiodCa:
         files = self._secret_data("cacerts")
@@ -496,9 +496,9 @@ class Istiod:
 
     def _write_roots(self) -> None:
         wanted = self._roots_pem.decode()
-        for held in self.cluster.objects("namespaces"):
-            namespace = held["metadata"]["name"]
-            if namespace in NO_ROOTS_IN or held["status"]["phase"] == "Terminating":
+        for item in self.cluster.objects("namespaces"):
+            namespace = item["metadata"]["name"]
+            if namespace in NO_ROOTS_IN or item["status"]["phase"] == "Terminating":
                 continue
             found = self.cluster.config_map(namespace, ROOTS)
             if found is not None and found.get("data", {}).get(ROOTS_KEY) == wanted:
@@ -557,7 +557,7 @@ class Istiod:
 
 
 class _Service:
-    """The one method that the XDS port answers: the CA's where that is on, else one that nobody here calls."""
+    """The one method that the XDS port answers: the CA's if the CA is on, else one that no test calls."""
 
     def __init__(self, istiod: Istiod, method: str) -> None:
         self._istiod = istiod

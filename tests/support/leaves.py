@@ -1,4 +1,4 @@
-"""Leaves that the hub did not sign: what a CA of somebody else issues."""
+"""Leaves that the hub did not sign, as another CA issues them."""
 
 from __future__ import annotations
 

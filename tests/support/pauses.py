@@ -1,4 +1,4 @@
-"""How long the event loop's thread works without giving others a turn: in processor time, whatever else runs."""
+"""How long the event loop's thread runs without a turn for other tasks, in its own processor time."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ class Pauses:
     longest = 0.0
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Measure until cancelled."""
         while True:
             before = time.thread_time()
             try:
                 await asyncio.sleep(0.0005)
-            finally:  # the last one as well, which ends what was waited for
+            finally:  # the last pause counts, too
                 self.longest = max(self.longest, time.thread_time() - before)
 
 
 @asynccontextmanager
 async def pauses() -> AsyncIterator[Pauses]:
-    """What is seen while the block runs."""
-    gc.freeze()  # or a collection walks through all that a worker of the suite holds: a quarter of a second, seen
+    """The pauses while the block runs."""
+    gc.freeze()  # else a collection of all objects of the test worker would count: a quarter of a second was seen
     seen = Pauses()
     task = asyncio.create_task(seen.run())
-    await asyncio.sleep(0)  # it looks from now on
+    await asyncio.sleep(0)  # measuring has started
     try:
         yield seen
     finally:

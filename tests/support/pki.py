@@ -300,7 +300,7 @@ def leaf(
 def resigned(original: Certificate, key_of_issuer: PrivateKey, old: bytes, new: bytes) -> Certificate:
     """The certificate with ``old`` in its signed part exchanged for ``new`` once, and signed again.
 
-    For what cryptography's builder does not make. ``new`` may be longer: the lengths around it are made anew.
+    For content that cryptography's builder cannot make. ``new`` may be longer: the enclosing lengths are recomputed.
     """
     tbs = original.parts.tbs
     assert tbs.count(old) >= 1

@@ -1,9 +1,8 @@
 """A workload of the mesh in a box: what Istio's agent beside a proxy does, as far as certificates are concerned.
 
-It makes a key, asks the listener for a certificate with its service account token, checks the reply as the agent does,
-and
-takes its trust from the last element of the chain, not from a ConfigMap. The trust for the connection to the listener
-is what its namespace's ``istio-ca-root-cert`` holds, as in a real pod.
+It makes a key, asks the listener for a certificate with its service account token, checks the reply as the agent
+does, and takes its trust from the last element of the chain, not from a ConfigMap. The trust for the connection to
+the listener is what its namespace's ``istio-ca-root-cert`` holds, as in a real pod.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Slots for calls under way, assigned so that callers without proof displace none that proved who they are. Pure.
 
-A call has a place from its headers on, and proves nothing until a cluster attests its caller. Where all places
-are taken, one call that is not proven gives way: of the address with most of them, there of the connection with most,
-and there the one that has waited longest for its message, for an honest caller sends it with its headers. So one
-address may have every place that no other asks for (all workloads of a cluster may come through one gateway), and
-none
-that another does. What is proven gives way to nothing; that is limited for each cluster (``registry.Slots``).
+A call has a slot from its headers on, and proves nothing until a cluster attests its caller. Where all slots are
+taken, one call that is not proven gives way: of the address with most of them, there of the connection with most, and
+there the one that has waited longest for its message, for an honest caller sends it with its headers. So one address
+may have every slot that no other asks for (all workloads of a cluster may come through one gateway), and none that
+another does. What is proven gives way to nothing; that is limited for each cluster (``registry.Slots``).
 
-Calls that name one cluster and are not proven have places of their own beside these, so that those which wait for its
+Calls that name one cluster and are not proven have slots of their own beside these, so that those which wait for its
 API server keep out neither its proven callers nor other clusters' callers.
 """
 
@@ -26,12 +25,12 @@ IPV6_PREFIX: Final = 64
 
 
 class CallSlot:
-    """One call's place. ``peer`` says where it comes from, for logs; ``address`` who shares its limits."""
+    """One call's slot. ``peer`` says where it comes from, for logs; ``address`` who shares its limits."""
 
-    __slots__ = ("_give_way", "_places", "address", "gone", "peer", "proven")
+    __slots__ = ("_give_way", "_slots", "address", "gone", "peer", "proven")
 
-    def __init__(self, places: CallSlots, peer: str, give_way: Callable[[], None]) -> None:
-        self._places = places
+    def __init__(self, slots: CallSlots, peer: str, give_way: Callable[[], None]) -> None:
+        self._slots = slots
         self._give_way = give_way
         self.peer: Final = peer
         self.address: Final = address_of(peer)
@@ -43,19 +42,19 @@ class CallSlot:
         """Its message is there. Raises Overloaded where it had to give way at that very moment."""
         if self.gone is not None:
             raise self.gone
-        self._places.received(self)
+        self._slots.received(self)
 
     def waits(self) -> None:
-        """It was answered, and its next message is awaited: for connections that have a place, and not calls."""
-        self._places.waits(self)
+        """It was answered, and its next message is awaited: for connections that have a slot, and not calls."""
+        self._slots.waits(self)
 
     def proved(self) -> None:
         """Its caller is proven: from now on it gives way to no other."""
-        self._places.proved(self)
+        self._slots.proved(self)
 
     def leave(self) -> None:
         """The call has ended."""
-        self._places.leave(self)
+        self._slots.leave(self)
 
     def give_way(self, why: Overloaded) -> None:
         """End the call, unless it ends already."""
@@ -64,11 +63,11 @@ class CallSlot:
             self._give_way()
 
     @contextmanager
-    def beside(self, places: CallSlots) -> Iterator[None]:
-        """A second place in ``places`` for this call, whose message is there. Raises Overloaded as ``enter`` does."""
-        second: CallSlot = places.enter(self.peer, give_way=lambda: self.give_way(places.refusal()))
+    def beside(self, slots: CallSlots) -> Iterator[None]:
+        """A second slot in ``slots`` for this call, whose message is there. Raises Overloaded as ``enter`` does."""
+        second: CallSlot = slots.enter(self.peer, give_way=lambda: self.give_way(slots.refusal()))
         try:
-            places.received(second)
+            slots.received(second)
             yield
         finally:
             second.leave()
@@ -96,7 +95,7 @@ class _Address:
 
 
 class CallSlots:
-    """At most ``limit`` calls at once; ``refusal`` makes what a call that has no place is refused with."""
+    """At most ``limit`` calls at once; ``refusal`` makes what a call that has no slot is refused with."""
 
     def __init__(self, limit: int, refusal: Callable[[], Overloaded]) -> None:
         self.limit = limit
@@ -106,59 +105,59 @@ class CallSlots:
         self.unproven = 0
 
     def enter(self, peer: str, *, give_way: Callable[[], None]) -> CallSlot:
-        """A place for a call from ``peer``, as gRPC writes it (``ipv4:192.0.2.1:4711``).
+        """A slot for a call from ``peer``, as gRPC writes it (``ipv4:192.0.2.1:4711``).
 
         ``give_way`` is called at most once, when it has to make room for another. Raises Overloaded where this call
         is the one that would have to.
         """
-        place = CallSlot(self, peer, give_way)
-        address = self._addresses.setdefault(place.address, _Address())
+        slot = CallSlot(self, peer, give_way)
+        address = self._addresses.setdefault(slot.address, _Address())
         connection = address.connections.setdefault(peer, _Connection())
-        connection.reading[place] = None
+        connection.reading[slot] = None
         address.count += 1
         address.reading += 1
         self.taken += 1
         self.unproven += 1
         if self.taken > self.limit:
-            victim = self._victim(place)
+            victim = self._victim(slot)
             self.leave(victim)
-            if victim is place:
+            if victim is slot:
                 raise self.refusal()
             victim.give_way(self.refusal())
-        return place
+        return slot
 
-    def received(self, place: CallSlot) -> None:
+    def received(self, slot: CallSlot) -> None:
         """See :meth:`CallSlot.received`."""
-        address = self._addresses.get(place.address)
-        connection = address.connections.get(place.peer) if address is not None else None
-        if address is not None and connection is not None and place in connection.reading:
-            del connection.reading[place]
-            connection.judged[place] = None
+        address = self._addresses.get(slot.address)
+        connection = address.connections.get(slot.peer) if address is not None else None
+        if address is not None and connection is not None and slot in connection.reading:
+            del connection.reading[slot]
+            connection.judged[slot] = None
             address.reading -= 1
 
-    def waits(self, place: CallSlot) -> None:
+    def waits(self, slot: CallSlot) -> None:
         """See :meth:`CallSlot.waits`. It waits from now on, so that those that wait longer give way before it."""
-        address = self._addresses.get(place.address)
-        connection = address.connections.pop(place.peer, None) if address is not None else None
+        address = self._addresses.get(slot.address)
+        connection = address.connections.pop(slot.peer, None) if address is not None else None
         if address is None or connection is None:
             return
-        address.connections[place.peer] = connection
-        if place in connection.judged:
-            del connection.judged[place]
-            connection.reading[place] = None
+        address.connections[slot.peer] = connection
+        if slot in connection.judged:
+            del connection.judged[slot]
+            connection.reading[slot] = None
             address.reading += 1
 
-    def proved(self, place: CallSlot) -> None:
+    def proved(self, slot: CallSlot) -> None:
         """See :meth:`CallSlot.proved`."""
-        if self._forget(place):
-            place.proven = True
+        if self._forget(slot):
+            slot.proven = True
 
-    def leave(self, place: CallSlot) -> None:
+    def leave(self, slot: CallSlot) -> None:
         """See :meth:`CallSlot.leave`."""
-        if place.proven:
-            place.proven = False
+        if slot.proven:
+            slot.proven = False
             self.taken -= 1
-        elif self._forget(place):
+        elif self._forget(slot):
             self.taken -= 1
 
     def _victim(self, newcomer: CallSlot) -> CallSlot:
@@ -170,25 +169,25 @@ class CallSlots:
             return next(iter(connection.reading))
         return next(reversed(connection.judged))
 
-    def _forget(self, place: CallSlot) -> bool:
+    def _forget(self, slot: CallSlot) -> bool:
         """Take it from those that are not proven; False where it is not among them."""
-        address = self._addresses.get(place.address)
-        connection = address.connections.get(place.peer) if address is not None else None
+        address = self._addresses.get(slot.address)
+        connection = address.connections.get(slot.peer) if address is not None else None
         if address is None or connection is None:
             return False
-        if place in connection.reading:
-            del connection.reading[place]
+        if slot in connection.reading:
+            del connection.reading[slot]
             address.reading -= 1
-        elif place in connection.judged:
-            del connection.judged[place]
+        elif slot in connection.judged:
+            del connection.judged[slot]
         else:
             return False
         self.unproven -= 1
         address.count -= 1
         if not connection.count:
-            del address.connections[place.peer]
+            del address.connections[slot.peer]
         if not address.count:
-            del self._addresses[place.address]
+            del self._addresses[slot.address]
         return True
 
 

@@ -285,12 +285,11 @@ class GenerationView(msgspec.Struct, frozen=True, kw_only=True):
 class AuthorityView(Health, frozen=True, kw_only=True):
     """An intermediate that signers can sign with, and which of them have it.
 
-    ``use`` says which table of the configuration it is: ``[signer.authority]`` or ``[signer.successor]``;
-    ``signs`` whether it signs at present, in some cluster at least.
-    ``quota`` is what its back end allows all of them together and ``rate`` what they ask of it, in
-    certificates per second; ``capacity`` is how many workloads that quota can carry at the lifetime issued
-    recently (0: no limit known). ``refused_early`` counts requests whose turn would have come too late,
-    ``uncertain`` those whose answer was lost, ``violations`` answers that were not what was asked for.
+    ``use`` says which table of the configuration it is: ``[signer.authority]`` or ``[signer.successor]``; ``signs``
+    whether it signs at present, in some cluster at least. ``quota`` is what its back end allows all of them together
+    and ``rate`` what they ask of it, in certificates per second; ``capacity`` is how many workloads that quota can
+    carry at the lifetime issued recently (0: no limit known). ``refused_early`` counts requests whose turn would have
+    come too late, ``uncertain`` those whose answer was lost, ``violations`` answers that were not what was asked for.
     """
 
     name: str

@@ -49,7 +49,7 @@ MOST_HEADER_BYTES: Final = 8190
 class _Connection(web.RequestHandler):
     """One connection: closed when there are too many or it stays silent, and quiet about what it runs on."""
 
-    def __init__(self, server: web.Server, places: CallSlots) -> None:
+    def __init__(self, server: web.Server, slots: CallSlots) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -59,16 +59,16 @@ class _Connection(web.RequestHandler):
             max_line_size=MOST_HEADER_BYTES,
             max_field_size=MOST_HEADER_BYTES,
         )
-        self._places = places
+        self._slots = slots
         self._connected: asyncio.Transport | None = None
-        self._place: CallSlot | None = None
+        self._slot: CallSlot | None = None
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._connected = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         try:
-            self._place = self._places.enter(_peer(transport), give_way=self._drop)
+            self._slot = self._slots.enter(_peer(transport), give_way=self._drop)
         except Overloaded:
             self._drop()
             return
@@ -76,20 +76,20 @@ class _Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wait(None)
-        if self._place is not None:
-            self._place.leave()
+        if self._slot is not None:
+            self._slot.leave()
         super().connection_lost(exc)
 
     def begin(self) -> None:
         """The caller has sent a whole request. Raises Overloaded where its connection had to give way just now."""
         self._wait(None)
-        if self._place is not None:
-            self._place.received()
+        if self._slot is not None:
+            self._slot.received()
 
     def end(self) -> None:
         """The request is answered but for the sending; another one has to follow, or the connection is closed."""
-        if self._place is not None:
-            self._place.waits()
+        if self._slot is not None:
+            self._slot.waits()
             self._wait(NEXT_REQUEST)
 
     def _drop(self) -> None:
@@ -166,9 +166,9 @@ async def serve(
         server = runner.server
         if server is None:
             raise RuntimeError("the runner made no server")
-        places = CallSlots(MOST_CONNECTIONS, _full)
+        slots = CallSlots(MOST_CONNECTIONS, _full)
         listener = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(server, places),
+            lambda: _Connection(server, slots),
             listen.host,
             listen.port,
             ssl=tls.outer if tls else None,

@@ -3,8 +3,7 @@
 istiod writes the roots that it serves under into the ``caBundle`` of its webhooks whenever they change
 (``pkg/webhooks`` of istio/istio). So they show from outside what istiod has really loaded from its files; before its
 first start they are empty. A caBundle that cannot be read trusts nothing. The right to watch is granted for all
-webhook
-configurations, since Istio's have no fixed names; nothing is remembered of others.
+webhook configurations, since Istio's have no fixed names; nothing is remembered of others.
 
 What a cluster may have the hub read is bounded, since one that has been broken into could keep the loop busy or fill
 the memory with it: different caBundles at a time, and bytes of them in a time. A cluster that goes beyond is not

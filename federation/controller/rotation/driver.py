@@ -631,11 +631,10 @@ def problem_of(
 ) -> str:
     """Why the authority whose chain is ``new`` (intermediate first, root last) must not be used; empty where it may.
 
-    ``old`` is the chain in use and ``hosts`` are the servers that it is to sign for; ``ztunnel``: it is
-    verified by ztunnels as well. Judged are what verifiers of a
-    mesh ask of an issuer and that its name constraints permit all names, that it lives long enough to be
-    worth it, that nothing of it can be mistaken for the old one (equal names make verifiers try the wrong
-    key), and that every signer has had it sign.
+    ``old`` is the chain in use and ``hosts`` are the servers that it is to sign for; ``ztunnel``: it is verified by
+    ztunnels as well. Judged are what verifiers of a mesh ask of an issuer and that its name constraints permit all
+    names, that it lives long enough to be worth it, that nothing of it can be mistaken for the old one (equal names
+    make verifiers try the wrong key), and that every signer has had it sign.
     """
     if not new:
         return "its chain is not known"

@@ -1,11 +1,9 @@
 """What in a certificate some verifier of a mesh does not read, although others do: it is then none for that one.
 
 Go leaves a root that it cannot parse out of its pool without a word, and webpki refuses the whole path. So these
-rules
-hold for anchors too, where a verifier parses that part of an anchor. They are about form: whether the certificate may
-be at its place on a path is for ``path_rules``. Found by comparing Go 1.26, rustls-webpki 0.103 and gRPC's
-BoringSSL
-on hierarchies in which one thing at a time is odd.
+rules hold for anchors too, where a verifier parses that part of an anchor. They are about form: whether the
+certificate may be at its place on a path is for ``path_rules``. Found by comparing Go 1.26, rustls-webpki 0.103 and
+gRPC's BoringSSL on hierarchies in which one thing at a time is odd.
 """
 
 from __future__ import annotations

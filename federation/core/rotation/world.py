@@ -43,16 +43,14 @@ class Webhook:
 class ClusterFacts:
     """One registered cluster.
 
-    ``anchors`` are those that every publication target was read back to hold (the intersection), None
-    where that is not known; ``current`` says that all of them had the generation that is meant for them by
-    now, which may be a later one than was meant when they were read.
-    ``control_planes`` are the certificates of istiods that the hub provides; ``webhooks`` those of Istio that were
-    found, None where they could not be read, with ``webhooks_detail`` as the reason and what to do, and
-    ``webhooks_read_at`` when they were last read. ``life`` is None where
-    nothing is known of the cluster's callers.
-    ``unknown_until`` is how long leaves from before the hub may live: they may need any root, and trust none
-    of the hub's. ``own_issues`` says that a CA of its own goes on issuing there: then that end is only where
-    it is at this moment.
+    ``anchors`` are those that every publication target was read back to hold (the intersection), None where that is
+    not known; ``current`` says that all of them had the generation that is meant for them by now, which may be a
+    later one than was meant when they were read. ``control_planes`` are the certificates of istiods that the hub
+    provides; ``webhooks`` those of Istio that were found, None where they could not be read, with ``webhooks_detail``
+    as the reason and what to do, and ``webhooks_read_at`` when they were last read. ``life`` is None where nothing is
+    known of the cluster's callers. ``unknown_until`` is how long leaves from before the hub may live: they may need
+    any root, and trust none of the hub's. ``own_issues`` says that a CA of its own goes on issuing there: then that
+    end is only where it is at this moment.
     """
 
     anchors: frozenset[str] | None

@@ -2,11 +2,9 @@
 
 A :class:`Finding` says what it takes away from the rest of the federation (a connection, signing, the generation in
 force) and what it rests on itself. One that rests on what another takes away is a consequence of that other one: it
-is
-attached to it and not listed by itself. A cause is as severe as the severest of its consequences. What a finding
-takes
-away and rests on is declared here by its code; a finding whose code is not named here neither explains another nor is
-explained.
+is attached to it and not listed by itself. A cause is as severe as the severest of its consequences. What a finding
+takes away and rests on is declared here by its code; a finding whose code is not named here neither explains another
+nor is explained.
 """
 
 from __future__ import annotations

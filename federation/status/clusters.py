@@ -39,7 +39,7 @@ from federation.core.trust.joining import JoinStep
 from federation.core.trust.liveness import Vitality, assess
 from federation.state.liveness import refusals_of, signs_of_life, together, unproven_of, workloads_of
 from federation.status.findings.proof import names
-from federation.status.matrix import proof_view
+from federation.status.matrix import PairTable, proof_view
 from federation.status.model import (
     Attention,
     ClusterVerdict,
@@ -47,7 +47,6 @@ from federation.status.model import (
     ConnectionView,
     JoiningView,
     JoinStepView,
-    MatrixView,
     PublicationState,
     PublicationView,
     RefusedView,
@@ -490,14 +489,14 @@ def publication_view(snapshot: Snapshot, cluster: ClusterConfig) -> PublicationV
     )
 
 
-def cluster_view(snapshot: Snapshot, cluster: ClusterConfig, matrix: MatrixView) -> ClusterView:
+def cluster_view(snapshot: Snapshot, cluster: ClusterConfig, pairs: PairTable) -> ClusterView:
     """Everything about one registered cluster."""
     name = cluster.name.value
     connection = connection_view(snapshot, name)
     signing = signing_view(snapshot, name)
     publication = publication_view(snapshot, cluster)
     seen = snapshot.seen(name)
-    proof = proof_view(matrix, name, seen)
+    proof = proof_view(pairs, name, seen)
     quarantine = next((view for view in quarantine_views(snapshot) if view.cluster == name), None)
     bundle, workloads = trust_bundle_view(snapshot, cluster), workloads_view(snapshot, name)
     planes = control_plane_views(snapshot, cluster)
@@ -510,7 +509,7 @@ def cluster_view(snapshot: Snapshot, cluster: ClusterConfig, matrix: MatrixView)
         workloads=workloads,
         plane=control_plane_problem(planes),
         joins=joins,
-        pairs=blame(snapshot, name, matrix),
+        pairs=blame(snapshot, name, pairs),
     )
     if quarantine is not None:
         health, summary = "quarantined", quarantine_summary(quarantine)
@@ -545,18 +544,18 @@ class Blame:
     culprit: bool  # most pairs of one direction fail: the cause is here, not at the peers
 
 
-def blame(snapshot: Snapshot, name: str, matrix: MatrixView) -> Blame:
+def blame(snapshot: Snapshot, name: str, pairs: PairTable) -> Blame:
     """What of the matrix speaks about this cluster rather than about its peers."""
-    i = matrix.clusters.index(name)
-    unread = {c.name.value for c in snapshot.config.clusters if snapshot.not_read_back(c)} - {name}
-    calls = matrix.rows[i]
-    answers = "".join(row[i] for row in matrix.rows)
-    peers = [p for j, p in enumerate(matrix.clusters) if j != i and "?" in (calls[j], answers[j])]
+    calls, answers = pairs.calls(name), pairs.answers(name)
+    peers = []
+    if "?" in calls or "?" in answers:
+        both = zip(pairs.clusters, calls, answers, strict=True)
+        peers = [peer for peer, called, answered in both if peer != name and "?" in (called, answered)]
     return Blame(
         pairs=2 * (len(calls) - 1),
         failed=calls.count("x") + answers.count("x"),
-        unknown=sum(peer not in unread for peer in peers),
-        waiting=tuple(peer for peer in peers if peer in unread),
+        unknown=sum(peer not in snapshot.unread for peer in peers),
+        waiting=tuple(peer for peer in peers if peer in snapshot.unread),
         culprit=max(calls.count("x"), answers.count("x")) * 2 > len(calls) - 1,
     )
 

@@ -8,8 +8,9 @@ with a quarantined cluster is shown as that, whatever was proved of it: nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from federation.core.documents.controller import ControllerClusterReport, Matrix
 from federation.core.problem import Problem
@@ -41,49 +42,21 @@ def not_proved(snapshot: Snapshot, matrix: Matrix) -> Problem | None:
 
 
 def matrix_view(snapshot: Snapshot) -> MatrixView:
-    """The matrix over the registered clusters, in the order of the configuration."""
+    """The matrix over the registered clusters, in the order of the configuration.
+
+    Rows in which everything is valid are taken as they are, and no more reasons are made than are shown: the status of
+    200 clusters is composed whenever something changes.
+    """
     names = [cluster.name.value for cluster in snapshot.config.clusters]
     source = snapshot.leader or snapshot.last_leader
     matrix = source.matrix if source else Matrix()
-    index = {name: i for i, name in enumerate(matrix.clusters)}
     general = not_proved(snapshot, matrix)
-    unread = {c.name.value: snapshot.not_read_back(c) for c in snapshot.config.clusters}
-    rows: list[str] = []
-    failed: list[PairReason] = []
-    unknown: list[PairReason] = []
-    out: list[PairReason] = []
-    valid = 0
-    for client in names:
-        row: list[str] = []
-        for server in names:
-            if client == server:
-                row.append("-")
-                continue
-            if taken := next((name for name in (client, server) if name in snapshot.quarantined), ""):
-                row.append("q")
-                reason = f"{taken} is quarantined: {snapshot.quarantined[taken].reason}"
-                out.append(PairReason(client=client, server=server, result="quarantined", reason=reason))
-                continue
-            cell = _cell(matrix, index, client, server)
-            why = general.detail if general else _unread(unread[client], unread[server])
-            given = matrix.reasons.get(f"{client}>{server}", "")
-            if cell == "v" and why is None:
-                valid += 1
-                row.append("v")
-            elif cell == "x":
-                row.append("x")
-                failed.append(
-                    PairReason(
-                        client=client, server=server, result="failed", reason=given or "the handshake failed"
-                    )
-                )
-            else:
-                row.append("?")
-                reason = why or given or "this pair has not been proved yet"
-                unknown.append(PairReason(client=client, server=server, result="unknown", reason=reason))
-        rows.append("".join(row))
-    reasons = failed + unknown + out
+    judged = _Judged(snapshot, matrix, general, names)
+    rows = [judged.row(number) for number in range(len(names))]
     pairs = len(names) * (len(names) - 1)
+    valid = sum(row.count("v") for row in rows)
+    shown = [*judged.failed.shown, *judged.unknown.shown, *judged.quarantined.shown][:MOST_REASONS]
+    counts = [judged.failed.count, judged.unknown.count, judged.quarantined.count]
     return MatrixView(
         proven=bool(names) and not general and valid == pairs,
         computed=matrix.computed,
@@ -92,32 +65,122 @@ def matrix_view(snapshot: Snapshot) -> MatrixView:
         rows=rows,
         pairs=pairs,
         valid=valid,
-        failed=len(failed),
-        unknown=len(unknown),
-        quarantined=len(out),
+        failed=judged.failed.count,
+        unknown=judged.unknown.count,
+        quarantined=judged.quarantined.count,
         handshakes=max(0, matrix.handshakes),
-        reasons=reasons[:MOST_REASONS],
-        reasons_omitted=max(0, len(reasons) - MOST_REASONS),
+        reasons=shown,
+        reasons_omitted=sum(counts) - len(shown),
     )
 
 
-def _cell(matrix: Matrix, index: Mapping[str, int], client: str, server: str) -> str:
-    """The leader's cell; ``?`` where the matrix is too small, ragged or does not name the pair."""
-    row, column = index.get(client), index.get(server)
-    if row is None or column is None or row >= len(matrix.rows) or column >= len(matrix.rows[row]):
+@dataclass(slots=True)
+class _Reasons:
+    """The pairs of one result: all are counted, and the first have their reasons."""
+
+    result: Literal["failed", "unknown", "quarantined"]
+    count: int = 0
+    shown: list[PairReason] = field(default_factory=list)
+
+    @property
+    def full(self) -> bool:
+        """Whether a further pair is counted only."""
+        return len(self.shown) >= MOST_REASONS
+
+    def add(self, client: str, server: str, reason: str) -> None:
+        self.count += 1
+        if not self.full:
+            self.shown.append(PairReason(client=client, server=server, result=self.result, reason=reason))
+
+
+class _Judged:
+    """The leader's matrix as it is judged: row by row, with the reasons of what is not valid."""
+
+    def __init__(
+        self, snapshot: Snapshot, matrix: Matrix, general: Problem | None, names: Sequence[str]
+    ) -> None:
+        self._names = names
+        self._matrix = matrix
+        self._index = {name: i for i, name in enumerate(matrix.clusters)}
+        self._general = general
+        self._unread = {name: problem.sentence for name, problem in snapshot.unread.items()}
+        self._quarantined = snapshot.quarantined
+        self._concerned = [
+            i for i, name in enumerate(names) if name in self._unread or name in self._quarantined
+        ]
+        self.failed = _Reasons("failed")
+        self.unknown = _Reasons("unknown")
+        self.quarantined = _Reasons("quarantined")
+
+    def row(self, number: int) -> str:
+        """The cells of the calls of the cluster with that number."""
+        names, client = self._names, self._names[number]
+        cells = self._cells(client)
+        cells[number] = "-"
+        nothing_known = self._general is not None or client in self._unread
+        if nothing_known and self.unknown.full and not self._quarantined and "x" not in cells:
+            self.unknown.count += len(names) - 1
+            return "?" * number + "-" + "?" * (len(names) - 1 - number)
+        looked_at: Iterable[int] = self._concerned
+        if nothing_known or client in self._quarantined:
+            looked_at = range(len(names))
+        elif cells.count("v") < len(names) - 1:
+            looked_at = sorted({*self._concerned, *(j for j, cell in enumerate(cells) if cell != "v")})
+        for j in looked_at:
+            if j != number:
+                cells[j] = self._cell(client, names[j], cells[j])
+        return "".join(cells)
+
+    def _cells(self, client: str) -> list[str]:
+        """The leader's cells; ``?`` where the matrix is too small, ragged or does not name the pair."""
+        row = self._index.get(client)
+        cells = self._matrix.rows[row] if row is not None and row < len(self._matrix.rows) else ""
+        if len(cells) == len(self._names) and self._matrix.clusters == self._names:
+            return list(cells)
+        columns = (self._index.get(name) for name in self._names)
+        return [cells[at] if at is not None and at < len(cells) else "?" for at in columns]
+
+    def _cell(self, client: str, server: str, cell: str) -> str:
+        for taken in (client, server):
+            if taken in self._quarantined:
+                reason = f"{taken} is quarantined: {self._quarantined[taken].reason}"
+                self.quarantined.add(client, server, reason)
+                return "q"
+        if self._general is not None:
+            why: str | None = self._general.detail
+        else:  # by the first that was not read back
+            why = self._unread.get(client) or self._unread.get(server)
+        if cell == "v" and why is None:
+            return "v"
+        given = self._matrix.reasons.get(f"{client}>{server}", "")
+        if cell == "x":
+            self.failed.add(client, server, given or "the handshake failed")
+            return "x"
+        self.unknown.add(client, server, why or given or "this pair has not been proved yet")
         return "?"
-    return matrix.rows[row][column]
 
 
-def _unread(*problems: Problem | None) -> str | None:
-    """Why a pair of these clusters is not known, by the first that was not read back; None where both were."""
-    return next((problem.sentence for problem in problems if problem is not None), None)
+class PairTable:
+    """The matrix read both ways, with the place of each cluster: made once, as a column takes a pass over every row."""
+
+    def __init__(self, view: MatrixView) -> None:
+        self.clusters: Sequence[str] = view.clusters
+        self._at = {name: i for i, name in enumerate(view.clusters)}
+        self._rows = view.rows
+        self._columns = ["".join(cells) for cells in zip(*view.rows, strict=True)]
+
+    def calls(self, name: str) -> str:
+        """The cells of the pairs in which the cluster is the client, in the order of ``clusters``; ``-`` for itself."""
+        return self._rows[self._at[name]]
+
+    def answers(self, name: str) -> str:
+        """The cells of the pairs in which it is the server."""
+        return self._columns[self._at[name]]
 
 
-def proof_view(view: MatrixView, name: str, seen: ControllerClusterReport | None) -> ProofView:
+def proof_view(pairs: PairTable, name: str, seen: ControllerClusterReport | None) -> ProofView:
     """The part of the matrix that is about one cluster, in both directions."""
-    i = view.clusters.index(name)
-    cells = view.rows[i].replace("-", "") + "".join(row[i] for row in view.rows).replace("-", "")
+    cells = (pairs.calls(name) + pairs.answers(name)).replace("-", "")
     return ProofView(
         pairs=len(cells),
         valid=cells.count("v"),

@@ -12,6 +12,7 @@ rule of staleness and the rule of what is in force are each written once. Whethe
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import logging
 from collections import OrderedDict
@@ -142,6 +143,8 @@ class Snapshot:
     leader: ControllerReport | None
     last_leader: ControllerReport | None  # to show what was known last, never as if it still were
     in_force: Generation | None
+    unread: Mapping[str, Problem] = field(default_factory=dict)
+    """Why nothing that is said of a cluster's trust was read back recently, by name; without those that were."""
 
     @classmethod
     def of(
@@ -150,7 +153,7 @@ class Snapshot:
         """Sort the documents of ``documents``."""
         leaders = {r: c for r, c in documents.controllers.items() if c.leader and is_live(c, now)}
         past = [c for c in documents.controllers.values() if c.leader]
-        return cls(
+        snapshot = cls(
             documents=documents,
             config=config,
             now=now,
@@ -161,6 +164,9 @@ class Snapshot:
             last_leader=max(past, key=lambda c: c.updated, default=None),
             in_force=_in_force(documents),
         )
+        looked_up = ((cluster.name.value, snapshot._not_read_back(cluster)) for cluster in config.clusters)
+        unread = {name: problem for name, problem in looked_up if problem is not None}
+        return dataclasses.replace(snapshot, unread=unread)
 
     @property
     def leader_follows(self) -> bool:
@@ -205,6 +211,9 @@ class Snapshot:
 
     def not_read_back(self, cluster: ClusterConfig) -> Problem | None:
         """Why nothing that is said of this cluster's trust was read back recently; None where it was."""
+        return self.unread.get(cluster.name.value)
+
+    def _not_read_back(self, cluster: ClusterConfig) -> Problem | None:
         if self.leader is None:
             return self.no_leader
         name = cluster.name.value

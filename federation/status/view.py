@@ -21,7 +21,7 @@ from federation.core.errors import StateUnavailable
 from federation.state.liveness import is_live
 from federation.status.clusters import cluster_view
 from federation.status.findings.roles import attention, config_problems, insecure_options
-from federation.status.matrix import matrix_view
+from federation.status.matrix import PairTable, matrix_view
 from federation.status.model import (
     Attention,
     ClusterView,
@@ -53,7 +53,8 @@ def compose(
     """The status at ``now``; ``config_problems_here`` are those of this process' own last reload."""
     snapshot = Snapshot.of(documents, config, now.timestamp(), config_problems_here)
     matrix = matrix_view(snapshot)
-    clusters = [cluster_view(snapshot, cluster, matrix) for cluster in config.clusters]
+    pairs = PairTable(matrix)
+    clusters = [cluster_view(snapshot, cluster, pairs) for cluster in config.clusters]
     items = attention(snapshot, clusters, matrix)
     verdict = _verdict(items, clusters, matrix)
     signers = documents.signers.values()

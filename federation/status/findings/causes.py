@@ -236,10 +236,10 @@ class Causes:
                 return self._roots[taker]
         return None
 
-    def note_pair(self, causes: frozenset[int], result: str) -> None:
-        """An ordered pair is not valid, and each of these explains it."""
+    def note_pairs(self, causes: frozenset[int], result: str, count: int) -> None:
+        """``count`` ordered pairs are not valid, and each of these explains them."""
         counts = self._pairs.setdefault(causes, {})
-        counts[result] = counts.get(result, 0) + 1
+        counts[result] = counts.get(result, 0) + count
 
     def items(self) -> list[tuple[int, Attention]]:
         """The causes with what follows from them but for pairs, in the order of the findings."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import compress
 from typing import Final
 
 from federation.core.documents.controller import SignerListenerReport
@@ -56,18 +57,18 @@ def pair_attention(matrix: MatrixView, causes: Causes) -> Iterator[Attention]:
 
 def _unexplained(matrix: MatrixView, cell: str, causes: Causes, result: str) -> Iterator[Pair]:
     needs = PAIR_FAILED if cell == "x" else PAIR_UNKNOWN
-    cause_of = {name: causes.of(needs, name) for name in matrix.clusters}
-    for client, row in zip(matrix.clusters, matrix.rows, strict=True):
+    cause_of = [causes.of(needs, name) for name in matrix.clusters]
+    for client, mine, row in zip(matrix.clusters, cause_of, matrix.rows, strict=True):
         if cell not in row:
             continue
-        for server, found in zip(matrix.clusters, row, strict=True):
-            if found != cell:
-                continue
-            why = frozenset(cause for cause in (cause_of[client], cause_of[server]) if cause is not None)
+        theirs = Counter(compress(cause_of, map(cell.__eq__, row)))
+        for cause, count in theirs.items():
+            why = frozenset(each for each in (mine, cause) if each is not None)
             if why:
-                causes.note_pair(why, result)
+                causes.note_pairs(why, result, count)
             else:
-                yield client, server
+                every = zip(matrix.clusters, cause_of, row, strict=True)
+                yield from ((client, server) for server, its, found in every if found == cell and its is None)
 
 
 def _failed(failed: list[Pair], reasons: dict[Pair, str]) -> Iterator[Attention]:

@@ -120,7 +120,7 @@ async def test_a_signer_that_no_connection_meets_is_not_proved() -> None:
         (served(ca=pki.intermediate("z1", pki.root("z"))), "no path to an anchor"),
     ],
 )
-async def test_what_the_verifiers_of_a_mesh_refuse_is_refused_whatever_a_connection_says(
+async def test_a_certificate_that_mesh_agents_refuse_is_refused_even_if_the_connection_succeeds(
     shown: Certificate, reported: str
 ) -> None:
     arrival = ListenerCheck(VirtualClock(pki.NOW))
@@ -147,7 +147,7 @@ async def test_an_expired_one_is_refused_and_one_that_new_connections_refuse_as_
     assert "expired" in report.signers[0].detail
 
 
-async def test_a_signer_that_says_nothing_of_its_door_is_not_proved() -> None:
+async def test_a_signer_that_does_not_report_its_listener_certificate_is_not_proved() -> None:
     arrival = ListenerCheck(VirtualClock(pki.NOW))
     report = await arrival.prove(AIM, [signer("one")], interval=30.0, greet=Network([served()]).greet)
     assert states(report) == {"one": "not_met"}
@@ -170,10 +170,10 @@ async def test_proved_is_only_what_a_connection_of_this_round_has_met(data: st.D
         )
 
 
-async def test_a_door_whose_new_certificate_callers_refuse_is_found_although_the_channel_works(
+async def test_a_new_listener_certificate_that_callers_refuse_is_found_despite_an_open_channel(
     one: World,
 ) -> None:
-    """By a real controller and real TLS: callers that are connected notice nothing."""
+    """With a real controller and real TLS; callers that are already connected notice nothing."""
     one.proof_interval = 0.5
     one.write_config()
 
@@ -187,7 +187,7 @@ async def test_a_door_whose_new_certificate_callers_refuse_is_found_although_the
         one.listener.show(intermediate(), "other.example")
         await reported()
         await one.until(lambda r: "it is for other.example" in r.listener.signers[0].detail)
-        one.listener.show(pki.intermediate("of nobody", root("nobody")))
+        one.listener.show(pki.intermediate("unpinned", root("unpinned")))
         await reported()
         await one.until(lambda r: "no path to an anchor" in r.listener.signers[0].detail)
         one.listener.show(intermediate())

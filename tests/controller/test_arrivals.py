@@ -85,7 +85,7 @@ async def test_what_is_seen_of_a_cluster_is_remembered(tmp_path: Path) -> None:
     again = RotationStore(store)
     assert await again.meet() == rotation_store.arrivals
     await again.arrive(["west"], 300.0, joined=["west"])
-    assert again.remembered("east") == JoiningMemory(), "it is registered no more: it may join anew"
+    assert again.remembered("east") == JoiningMemory(), "it is no longer registered and may join again"
     assert again.remembered("west") == JoiningMemory(joined=True, own=frozenset({OWN, OTHER}), issuing=True)
     assert again.arrivals is not None
     assert again.arrivals.since == {"west": 100.0}, "its own CA may issue while it is not registered"
@@ -123,9 +123,7 @@ async def test_a_takeover_counts_from_when_it_was_declared_last(tmp_path: Path) 
     await rotation_store.arrive(["east", "west"], 350.0, own={"west": {OWN}})
     assert rotation_store.arrivals.taken_over("west") == 300.0, "nothing is new"
     await rotation_store.arrive(["east", "west"], 360.0, own={"west": {OTHER}})
-    assert rotation_store.arrivals.taken_over("west") is None, (
-        "nobody has declared that this one does not issue"
-    )
+    assert rotation_store.arrivals.taken_over("west") is None, "that this one does not issue was not declared"
     await rotation_store.declare("west", 370.0)
     await rotation_store.arrive(["east"], 380.0)
     await rotation_store.arrive(["east", "west"], 390.0)
@@ -164,7 +162,7 @@ def test_whose_own_an_accepted_anchor_is(config: HubConfig) -> None:
 async def test_a_pin_of_two_clusters_holds_up_a_rotation_for_both_until_both_are_declared(
     tmp_path: Path,
 ) -> None:
-    """Also where neither was found to hold it: one could not be read, the other overwrites what it held."""
+    """Also where it was observed in neither: one could not be read, the other overwrites its former content."""
     text = CONFIG.replace('cluster = "west"', 'cluster = ["west", "east"]')
     config, names = parse_config(text, file="clusters.toml"), ["east", "north", "west"]
     seen = {name: facts() for name in names}
@@ -193,7 +191,7 @@ def test_an_own_anchor_of_another_trust_domain_is_one_as_well() -> None:
     assert member_cas(config, {}) == [MemberCa(sha256=OWN, clusters=frozenset({"west"}))]
 
 
-def test_leaves_from_before_the_hub_are_reckoned_with_until_the_takeover_and_their_life(
+def test_leaves_from_before_the_hub_count_until_the_takeover_plus_their_lifetime(
     config: HubConfig,
 ) -> None:
     arrivals = Arrivals(since={"east": 10.0, "west": 20.0, "north": 30.0}, own={"west": [OWN]})
@@ -204,12 +202,12 @@ def test_leaves_from_before_the_hub_are_reckoned_with_until_the_takeover_and_the
         return {name: facts.unknown_until for name, facts in found.items()}
 
     assert until(arrivals, 1000.0) == {"east": 110.0, "west": 1500.0, "north": 0.0, "gone": 0.0}
-    assert until(arrivals, 9000.0)["west"] == 9500.0, "its own CA goes on issuing"
+    assert until(arrivals, 9000.0)["west"] == 9500.0, "its own CA still issues"
     declared = Arrivals(since=arrivals.since, own={"west": [OWN], "north": [OWN]}, declared={"west": 2000.0})
     assert until(declared, 9000.0) == {"east": 110.0, "west": 2500.0, "north": 9001.0, "gone": 0.0}
 
 
-def test_a_cluster_that_came_with_the_hubs_own_root_issues_by_itself_until_a_person_says_otherwise(
+def test_a_cluster_that_came_with_the_hubs_root_counts_as_issuing_until_its_takeover(
     config: HubConfig,
 ) -> None:
     own = {"east": [ROOT], "north": [ROOT]}  # north says of itself that it has no leaf from before the hub
@@ -224,7 +222,7 @@ def test_a_cluster_that_came_with_the_hubs_own_root_issues_by_itself_until_a_per
 @pytest.mark.parametrize(
     ("cluster", "reported"),
     [
-        ("nobody", "no cluster is registered"),
+        ("unregistered", "no cluster is registered"),
         ("", "no cluster"),
         ("west", "not accepted"),
         ("north", "not known now"),
@@ -281,7 +279,7 @@ async def test_every_cluster_that_came_with_the_accepted_ca_is_remembered(tmp_pa
     assert (await arrivals_of(federation)).own == {"west": shared, "north": shared}
 
 
-async def test_a_cluster_that_held_the_hubs_root_before_the_hub_came_is_remembered(tmp_path: Path) -> None:
+async def test_a_cluster_that_trusted_the_hubs_root_before_it_joined_is_remembered(tmp_path: Path) -> None:
     from tests.controller.test_joining import give_own_ca, merged, serve
 
     async with open_world(tmp_path, "east", "west") as federation:
@@ -300,7 +298,7 @@ async def test_a_cluster_that_held_the_hubs_root_before_the_hub_came_is_remember
     assert (arrivals.taken_over("west"), arrivals.taken_over("east")) == (None, arrivals.since["east"])
 
 
-async def test_the_names_that_the_door_had_are_remembered_with_when_they_were_taken_away(
+async def test_former_listener_names_are_remembered_with_the_time_of_their_removal(
     tmp_path: Path,
 ) -> None:
     store = FileStore(tmp_path / "state", VirtualClock())

@@ -20,7 +20,7 @@ from federation.core.errors import StateUnavailable
 from federation.core.identity import ClusterName
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import Delivered
-from federation.signer import expiry_bounds as signer_horizons
+from federation.signer import expiry_bounds as signer_bounds
 from federation.signer.expiry_bounds import PersistedExpiryBounds
 from federation.signer.revalidation import Delivery
 from federation.state.files import FileStore
@@ -59,7 +59,7 @@ class Hub:
         await self.store.write(f"controllers/{replica}", encode(report))
 
     async def expiry_bounds(self, replica: str, *ended: float) -> None:
-        """With a row for each, which ended so many seconds ago."""
+        """Write a table with one row for each age; a row expired that many seconds ago."""
         rows = [
             ExpiryBound(cluster="east", issuer="1", generation=number, until=self.now - age)
             for number, age in enumerate(ended, 1)
@@ -67,7 +67,7 @@ class Hub:
         await self.store.write(f"horizons/{replica}", encode(ExpiryBoundTable(replica=replica, rows=rows)))
 
     async def look(self, config: HubConfig = CONFIG) -> list[str]:
-        """The keys that are left after a look, while a signer is alive."""
+        """The keys that remain after one run, while a signer is alive."""
         await self.clock.advance(EVERY)
         await self.signer("alive", 0.0)
         await self.leftovers.remove(config)
@@ -80,7 +80,7 @@ def hub(tmp_path: Path) -> Hub:
 
 
 def test_both_roles_keep_a_bound_for_as_long() -> None:
-    assert signer_horizons.KEPT == SIGNERS_KEEP
+    assert signer_bounds.KEPT == SIGNERS_KEEP
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ async def test_what_cannot_be_read_stays(hub: Hub, data: bytes) -> None:
 @pytest.mark.parametrize(
     "others", [[], [("late", 7.0)], [("ahead", -16.0)], [("a", 40_000.0), ("b", -40_000.0)]]
 )
-async def test_nothing_goes_by_a_clock_that_nobody_vouches_for(
+async def test_nothing_is_removed_while_no_other_replica_confirms_the_clock(
     hub: Hub, others: list[tuple[str, float]]
 ) -> None:
     await hub.expiry_bounds("gone", ENDED)
@@ -133,7 +133,7 @@ async def test_nothing_goes_by_a_clock_that_nobody_vouches_for(
     assert "horizons/gone" in await hub.store.keys("")
 
 
-async def test_nothing_goes_that_is_written_while_it_is_judged(
+async def test_a_document_written_during_the_check_is_not_removed(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await hub.expiry_bounds("gone", ENDED)
@@ -163,12 +163,12 @@ async def test_it_looks_now_and_then_and_removes_a_few(hub: Hub) -> None:
     await hub.leftovers.remove(CONFIG)
     assert len(await hub.store.keys("horizons/")) == 2, "not so soon again"
     hub.leads = False
-    assert len(await hub.look()) == 2, "whoever does not lead removes nothing"
+    assert len(await hub.look()) == 2, "a controller that does not lead removes nothing"
     hub.leads = True
     assert await hub.look() == []
 
 
-async def test_a_store_that_fails_ends_nothing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_failure_does_not_end_the_cleanup(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     await hub.expiry_bounds("gone", ENDED)
 
     async def forbidden(key: str, *, expected: str | None = None) -> None:
@@ -182,7 +182,7 @@ def proposal(sha256: str, cluster: str = "east") -> Proposal:
     return Proposal(sha256=sha256, subject="x", cluster=cluster, origin="shop", not_after=1.0)
 
 
-async def test_a_controller_s_report_goes_where_the_others_tell_all_that_is_open_in_it(hub: Hub) -> None:
+async def test_a_stale_controller_report_is_removed_once_live_ones_list_its_open_proposals(hub: Hub) -> None:
     await hub.controller("gone", GONE + 10, proposal("b" * 64))
     await hub.controller("plain", GONE + 10, proposal(ROOT), proposal("c" * 64, "deregistered"))
     await hub.controller("late", GONE - EVERY - 10)

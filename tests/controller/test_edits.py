@@ -68,7 +68,7 @@ def test_a_ca_whose_pin_is_gone_is_still_one_that_issues(config: HubConfig) -> N
 
 
 async def test_no_step_is_taken_while_a_configuration_is_refused(tmp_path: Path, config: HubConfig) -> None:
-    """Whoever refuses it is named, with the first of its mistakes."""
+    """The report names each replica that refuses it, with the first of its mistakes."""
     clock = VirtualClock()
     store, _ = await recorded(tmp_path)
     leading = Leading(store, clock, config)

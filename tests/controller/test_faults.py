@@ -1,4 +1,4 @@
-"""Clusters that are down, slow, hung, forbidden, throttled or lying: told as what they are, and the others go on."""
+"""Clusters that are down, slow, hung, forbidden, throttled or lying: reported as such, without effect on the others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def state(report: ControllerReport, name: str = "west") -> tuple[str, str]:
     return report.clusters[name].state, report.clusters[name].reason
 
 
-async def east_goes_on(world: World) -> None:
+async def east_still_works(world: World) -> None:
     """A new namespace of the other cluster gets its bundle at once."""
     name = f"shop-{time.monotonic_ns()}"
     world.clusters["east"].create_namespace(name)
@@ -51,7 +51,7 @@ FAILURES: dict[str, tuple[Effect, str]] = {
 }
 
 
-async def test_clusters_that_fail_from_the_start_are_told_as_what_they_are(tmp_path: Path) -> None:
+async def test_clusters_that_fail_from_the_start_are_reported_with_the_right_reason(tmp_path: Path) -> None:
     async with open_world(tmp_path, "east", "west", *FAILURES) as world:
         faults = {name: world.clusters[name].faults.inject(effect) for name, (effect, _) in FAILURES.items()}
         for name in FAILURES:
@@ -63,7 +63,7 @@ async def test_clusters_that_fail_from_the_start_are_told_as_what_they_are(tmp_p
                     and r.matrix.valid == 2
                 )
             )
-            await east_goes_on(world)
+            await east_still_works(world)
             for name in FAILURES:
                 assert report.clusters[name].state != "ready"
                 assert report.clusters[name].detail
@@ -112,7 +112,7 @@ async def test_a_cluster_that_hangs_is_unknown_within_its_limits(two: World) -> 
         with two.clusters["west"].hung():
             await two.until(lambda r: state(r) == ("unavailable", "timeout"))
             await two.until(lambda r: r.matrix.rows == ["-?", "?-"])
-            await east_goes_on(two)
+            await east_still_works(two)
         back = await two.until(lambda r: r.matrix.valid == 2)
         assert back.matrix.rows == ["-v", "v-"]
 
@@ -250,7 +250,7 @@ async def test_conflicts_and_server_errors_are_tried_again(one: World) -> None:
     assert east.requests.count(verb="patch", status=409) == 2
 
 
-async def test_an_object_that_is_refused_is_failed_and_told(one: World) -> None:
+async def test_a_refused_object_counts_as_failed_and_is_reported(one: World) -> None:
     """As an immutable ConfigMap is, or what an admission webhook does not like."""
     invalid = Answer(422, "Invalid", "data: Forbidden: field is immutable when `immutable` is set")
     with one.clusters["east"].faults.inject(invalid, verb="patch", namespace="default"):
@@ -289,7 +289,7 @@ async def test_a_writer_that_fights_is_answered_ever_more_slowly_and_named(one: 
         stop.set()
 
 
-async def test_a_state_store_that_fails_is_told_and_nothing_is_lost(one: World) -> None:
+async def test_a_failing_state_store_is_reported_and_nothing_is_lost(one: World) -> None:
     async with one.controller():
         generation = await one.published()
         documents = one.directory / "state" / "documents"
@@ -328,7 +328,7 @@ async def test_fifteen_hundred_namespaces_are_published_and_nothing_is_written_t
     assert east.requests.count(verb="patch", resource="secrets") == secrets
 
 
-async def test_no_pair_is_green_with_what_was_not_held_when_it_was_proved(
+async def test_no_pair_is_green_with_content_that_was_not_there_when_it_was_proved(
     two: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Promise 6: it is proved with one bundle, another is read back since, and the next proof is slow to come."""
@@ -361,7 +361,7 @@ async def test_no_pair_is_green_with_what_was_not_held_when_it_was_proved(
 
 
 async def test_no_pair_is_green_while_a_namespace_holds_nothing(two: World) -> None:
-    """Promise 6: a workload there trusts nobody, whatever other namespaces were read back to hold."""
+    """Promise 6: a workload there trusts no peer, even if every other namespace has the bundle."""
     east = two.clusters["east"]
     async with two.controller():
         await two.until(lambda r: r.matrix.valid == 2)

@@ -1,4 +1,4 @@
-"""Generations: numbers strictly increase whatever crashes, and only a change of bytes makes a new one."""
+"""Generations: numbers strictly increase across crashes, and only a change of bytes makes a new one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class MemoryStore:
         return sorted(key for key in self.documents if key.startswith(prefix))
 
     def lead(self, name: str, *, identity: str) -> AbstractAsyncContextManager[Leadership]:
-        raise StateUnavailable(f"nobody leads {name} here, {identity}")
+        raise StateUnavailable(f"this store elects no leader: {name}, {identity}")
 
 
 def bundle(*names: str) -> TrustBundle:
@@ -168,10 +168,10 @@ async def test_of_two_controllers_that_write_at_once_one_is_refused() -> None:
         max_size=8,
     )
 )
-async def test_numbers_strictly_increase_whatever_crashes(
+async def test_numbers_strictly_increase_across_crashes(
     steps: list[tuple[set[str], tuple[int, bool] | None]],
 ) -> None:
-    """A crash before or after either write: what was ever in force keeps its number, and none comes twice."""
+    """A crash before or after either write: each generation keeps its number, and no number is used twice."""
     store = MemoryStore()
     seen: dict[int, str] = {}
     last = 0

@@ -72,7 +72,7 @@ def test_a_key_that_is_not_the_leafs_cannot_be_used() -> None:
     assert "PRIVATE" not in str(error)
 
 
-def test_nobody_is_accepted_without_trust() -> None:
+def test_without_trust_anchors_no_peer_is_accepted() -> None:
     error = refusal(replace(credential("east"), trust=()), credential("west"))
     assert (error.side, error.reason) == ("client", "trust")
 

@@ -121,7 +121,7 @@ async def test_a_real_start_is_followed_by_what_it_wrote(one: World) -> None:
 
 
 async def test_a_right_that_is_missing_is_named_and_nothing_counts_as_known(one: World) -> None:
-    """The cluster is not well, for whether istiod is served is not known; all that needs no webhook goes on."""
+    """The cluster is degraded, since it is unknown whether istiod is served; all that needs no webhook continues."""
     cluster = one.clusters["east"]
     role_object = cluster.get("clusterroles", "", "federation-controller")
     assert role_object is not None
@@ -258,7 +258,7 @@ async def test_bundles_that_change_all_the_time_are_not_read_all_the_time(
 
 
 async def test_a_report_has_room_for_what_every_cluster_holds(one: World) -> None:
-    """One document tells of all clusters: one that is too large is not written, and none is live any more."""
+    """One document reports all clusters: if it is too large to be written, none of them counts as live any more."""
     install(one, b"".join(pki.root(f"of number {number}").certificate.pem for number in range(20)))
     async with one.controller():
         report = await east(one, lambda r: bool(r.webhooks))

@@ -119,7 +119,7 @@ def facts(world: World, cluster: str = "east") -> tuple[ControlPlane, ...]:
 # Providing it
 
 
-async def test_it_is_there_and_verifies_and_is_told(one: World) -> None:
+async def test_the_certificate_is_provided_verifies_and_is_reported(one: World) -> None:
     async with one.controller():
         generation = await one.published()
         report = await provided(one)
@@ -158,7 +158,7 @@ async def test_a_namespace_that_is_not_there_holds_no_istiod_and_is_no_error(one
         assert "manifests/member" in report.remedy
         assert "provide_certificate = false" in report.remedy
         (fact,) = facts(one)
-        assert (fact.issuer, fact.anchors) == ("", None), "it counts, as something of which nothing is known"
+        assert (fact.issuer, fact.anchors) == ("", None), "it counts, as one whose content is unknown"
         for kind, obj in zip(("roles", "rolebindings"), grants, strict=True):
             obj["metadata"] = {"name": "federation-istiod-tls"}
             east.create(kind, obj, namespace=ISTIO_SYSTEM)
@@ -311,7 +311,7 @@ async def test_another_writer_is_answered_ever_more_slowly_and_named(one: World)
 # Certificates of others
 
 
-async def test_a_certificate_of_another_ca_is_left_alone_and_told(one: World) -> None:
+async def test_a_certificate_of_another_ca_is_left_alone_and_reported(one: World) -> None:
     data = made_by(intermediate("stranger"))
     put(one, data, manager="cert-manager")
     async with one.controller():
@@ -351,7 +351,9 @@ async def test_what_cannot_be_read_may_be_in_use_and_is_left_alone(one: World) -
         assert secret(one) == data
 
 
-async def test_one_made_by_hand_from_the_hub_s_own_intermediate_is_kept_until_it_is_due(one: World) -> None:
+async def test_a_certificate_made_by_hand_from_the_hubs_intermediate_is_kept_until_it_is_due(
+    one: World,
+) -> None:
     """The type of the Secret, key and certificate stay as they are, and ca.crt becomes the bundle."""
     data = made_by(intermediate(), ca=b"another file")
     put(one, data, kind="Opaque")
@@ -389,7 +391,7 @@ async def test_nothing_is_written_while_agents_may_trust_another_ca_alone(one: W
 # Where it cannot be provided
 
 
-async def test_a_door_that_refuses_is_told_and_the_old_one_stays(one: World) -> None:
+async def test_a_refused_renewal_is_reported_and_the_old_certificate_stays(one: World) -> None:
     one.listener.lifetime = timedelta(seconds=6)
     async with one.controller():
         await one.published()
@@ -418,7 +420,7 @@ async def test_a_leaf_that_the_bundle_does_not_verify_is_not_written(one: World)
     assert found(one) is None
 
 
-async def test_a_missing_account_is_told_with_its_remedy(one: World) -> None:
+async def test_a_missing_service_account_is_reported_with_a_remedy(one: World) -> None:
     one.clusters["east"].delete("serviceaccounts", "federation-system", "federation-istiod")
     async with one.controller():
         report = await plane(one, lambda p: p.state == "failed")

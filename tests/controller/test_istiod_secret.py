@@ -1,4 +1,4 @@
-"""The Secret judged, decided on and described, as pure functions: whatever somebody else put there."""
+"""Judging, deciding on and describing the Secret as pure functions, for any content that others put there."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_what_is_done_about_it(secret: ObservedSecret | None, wanted: SecretStep
 @pytest.mark.parametrize(
     "key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP521R1())]
 )
-def test_another_cas_certificate_is_left_alone_whatever_kind_its_key_is_of(
+def test_a_certificate_of_another_ca_is_left_alone_for_any_kind_of_key(
     key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey,
 ) -> None:
     """istiod serves with what Go reads, which is more than the hub signs for."""
@@ -130,7 +130,7 @@ def test_another_cas_certificate_is_left_alone_whatever_kind_its_key_is_of(
     assert step(msgspec.structs.replace(secret, ours=True)) is SecretStep.ISSUE
 
 
-def test_of_any_number_of_certificates_no_more_than_a_path_has_are_looked_at() -> None:
+def test_no_more_certificates_are_examined_than_a_path_can_have() -> None:
     many = b"".join(pki.root(f"number {number}").certificate.pem for number in range(40))
     examined = examine(observed(certificate=GOOD.certificate + many), WANTED, NOW)
     assert len(examined.chain) <= MAX_PATH
@@ -179,7 +179,7 @@ def test_it_is_renewed_at_two_thirds_and_replaced_at_its_end() -> None:
     assert step(stranger, at=end) is SecretStep.ISSUE
 
 
-def test_where_no_order_names_an_issuer_any_of_the_bundle_will_do() -> None:
+def test_without_a_directive_for_an_issuer_any_issuer_of_the_bundle_will_do() -> None:
     secret = observed(intermediate("another", below="a"))
     assert step(secret, replace(WANTED, issuer=""), at=datetime.now(UTC)) is SecretStep.KEEP
 
@@ -217,7 +217,7 @@ def as_object(secret: ObservedSecret, **meta: object) -> bytes:
     writers=st.sets(st.sampled_from(["cert-manager", "kubectl"])),
 )
 @settings(max_examples=300, deadline=None)
-def test_whatever_it_holds_is_read_as_it_is_and_never_crashes_a_judgement(
+def test_any_content_is_decoded_unchanged_and_examined_without_a_crash(
     parts: tuple[bytes, bytes, bytes], ours: bool, writers: set[str]
 ) -> None:
     certificate, key, ca = parts

@@ -21,7 +21,7 @@ from federation.core.identity import TrustDomain
 from federation.core.pki.pem import encode_certificates
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation_sandbox.cluster import SandboxCluster
-from tests.controller.test_rotation import Signer, book_of, operate, prepare
+from tests.controller.test_rotation import Signer, operate, prepare, record_of
 from tests.controller.world import KEY, NAME, World, eventually, in_force, root
 from tests.support import pki
 from tests.support.clock import VirtualClock
@@ -162,18 +162,18 @@ def test_nothing_is_kept_where_there_is_nothing() -> None:
     assert not case.joining.keeps("shop", ObservedConfigMap("", labelled=False))
 
 
-def test_what_the_hub_has_written_is_kept_by_nobody() -> None:
+def test_a_namespace_that_the_hub_has_written_keeps_no_other_content() -> None:
     case = Case()
     assert case.holds(generation().bundle_pem) is False
     assert case.holds(OWN.pem) is False, "an edit of what was a generation's content a moment ago"
     assert case.holds(OWN.pem, "bank", ours=True) is False
-    assert case.holds(OWN.pem, "bank") is False, "deleted and made anew by somebody else"
+    assert case.holds(OWN.pem, "bank") is False, "deleted and created again by another writer"
     assert case.holds(OWN.pem, "team")
     case.joining.forget("bank")
     assert case.holds(OWN.pem, "bank"), "another namespace of that name"
 
 
-def test_once_it_is_accepted_it_is_kept_no_more() -> None:
+def test_an_own_ca_is_no_longer_kept_once_it_is_accepted() -> None:
     case = Case()
     both = OWN.pem + OWN_INTERMEDIATE.certificate.pem
     assert case.holds(both)
@@ -182,7 +182,7 @@ def test_once_it_is_accepted_it_is_kept_no_more() -> None:
     assert case.joining.own == {OWN.certificate.sha256, OWN_INTERMEDIATE.certificate.sha256}
 
 
-def test_it_is_overwritten_only_when_it_is_remembered_what_it_came_with() -> None:
+def test_an_accepted_ca_is_overwritten_only_once_its_arrival_is_remembered() -> None:
     case = Case(remembered=JoiningMemory())
     case.trust.adopt(generation(OWN, number=2))
     assert case.joining.memory_changed()
@@ -205,9 +205,11 @@ def test_what_another_writer_would_put_back_is_left_to_it_until_the_takeover() -
     case.trust.adopt(accepted)
     assert case.yields(OWN.pem, ISTIOD)
     assert case.yields(accepted.bundle_pem + "\n", ISTIOD), "the same roots in other bytes: it puts them back"
-    assert not case.yields(accepted.bundle_pem, ISTIOD), "its bytes are the hub's: nobody puts anything back"
-    assert not case.yields(OWN.pem), "nobody but the hub owns it"
-    assert not case.yields(pki.root("intruder").pem, ISTIOD), "a CA that nobody knows is an edit"
+    assert not case.yields(accepted.bundle_pem, ISTIOD), (
+        "its bytes are the hub's: no other writer changes them back"
+    )
+    assert not case.yields(OWN.pem), "no writer but the hub owns it"
+    assert not case.yields(pki.root("intruder").pem, ISTIOD), "an unknown CA is an edit"
     assert not case.yields(OWN.pem + b"-----BEGIN x", ISTIOD), "nor what cannot be read"
     case.remembered = came_with(OWN, issuing=False)
     assert not case.yields(OWN.pem, ISTIOD)
@@ -279,7 +281,7 @@ def test_it_is_over_once_every_namespace_holds_the_bundle(counted: ReadBack, ove
     assert bool(case.joining.own) is not over
 
 
-def test_what_is_remembered_or_replaced_is_kept_by_nobody() -> None:
+def test_nothing_is_kept_in_a_cluster_that_has_joined_or_is_to_be_replaced() -> None:
     assert not Case(remembered=JoiningMemory(joined=True)).holds(OWN.pem)
     assert not Case(replaces=True).holds(OWN.pem)
 
@@ -449,7 +451,7 @@ async def test_a_cluster_with_the_hubs_own_root_joins_at_once(two: World) -> Non
     assert report.proposals == []
 
 
-async def test_what_somebody_put_there_while_no_controller_ran_is_restored(two: World) -> None:
+async def test_an_edit_made_while_no_controller_ran_is_restored(two: World) -> None:
     async with two.controller():
         generation = await two.published()
         await two.until(lambda r: r.matrix.valid == 2)
@@ -491,9 +493,9 @@ async def test_an_accepted_own_anchor_is_dropped_once_nothing_depends_on_it(two:
             await asyncio.sleep(3)
             before = await two.published()
             assert own.pem.decode() in before.bundle_pem, (
-                "its own CA goes on issuing until somebody says otherwise"
+                "its own CA counts as issuing until the takeover is declared"
             )
-            assert (await operate(two, "takeover", cluster="nobody")).outcome == "refused"
+            assert (await operate(two, "takeover", cluster="unregistered")).outcome == "refused"
             declared = two.clock.now().timestamp()
             await declare_takeover(two, "west")
             report = await two.until(lambda r: r.generation == 2)
@@ -502,7 +504,7 @@ async def test_an_accepted_own_anchor_is_dropped_once_nothing_depends_on_it(two:
             assert after.created >= declared + 2
             assert after.bundle_pem == two.observed("west", "default") == root().pem.decode()
             assert after.reason == f"removes {own.certificate.subject}"
-            assert own.certificate.sha256 in (await book_of(two)).retired
+            assert own.certificate.sha256 in (await record_of(two)).retired
         async with two.controller("two"):
             await two.until(lambda r: r.matrix.valid == 2, replica="two")
             two.anchors.remove(own)  # as a person does who reads that nothing needs the pin any more

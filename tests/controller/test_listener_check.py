@@ -1,4 +1,4 @@
-"""The channel to the signer's listener: replaced under calls that are under way, which are told so and not ended."""
+"""The channel to the signer's listener, and what becomes of calls under way when it is replaced."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.patience import PATIENCE
 
 
 @contextlib.asynccontextmanager
-async def silent_door(peers: list[str] | None = None) -> AsyncIterator[tuple[str, asyncio.Event]]:
+async def silent_listener(peers: list[str] | None = None) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """The address of a listener that takes a call and never answers, and what says that it has taken one.
 
     ``peers`` is given the connection that each call came by.
@@ -41,7 +41,7 @@ async def silent_door(peers: list[str] | None = None) -> AsyncIterator[tuple[str
         await asyncio.Event().wait()
         raise AssertionError
 
-    authority, key = pki.intermediate("controller a", root()), pki.key("door")
+    authority, key = pki.intermediate("controller a", root()), pki.key("listener")
     serving = leaf_for(authority, x509.SubjectAlternativeName([x509.DNSName(HUB)]), key.public_key())
     credentials = grpc.ssl_server_credentials([(private_key_pem(key), serving.pem + authority.chain_pem)])
     server = grpc.aio.server()
@@ -62,7 +62,7 @@ async def call_under_way(
     clock: Clock | None = None, peers: list[str] | None = None
 ) -> AsyncIterator[tuple[SignerListener, str, asyncio.Task[tuple[str, ...]]]]:
     """A listener that is aimed, where, and a request to it that the server has taken."""
-    async with silent_door(peers) as (address, taken), asyncio.timeout(PATIENCE):
+    async with silent_listener(peers) as (address, taken), asyncio.timeout(PATIENCE):
         listener = SignerListener(clock or SystemClock())
         await listener.aim(address, server_name=HUB, trust_pem=root().pem)
         asking = asyncio.create_task(
@@ -83,9 +83,9 @@ async def test_a_call_under_way_fails_when_another_bundle_comes() -> None:
 @pytest.mark.parametrize(
     ("trust", "name"), [("b", HUB), ("a", "other.example")], ids=["another root", "another name"]
 )
-async def test_a_door_whose_certificate_clients_refuse_is_told_as_that(trust: str, name: str) -> None:
-    """The remedy was to create the probe's service account."""
-    async with silent_door() as (address, _):
+async def test_a_listener_certificate_that_clients_refuse_is_reported_as_such(trust: str, name: str) -> None:
+    """It was once reported with the remedy to create the probe's service account."""
+    async with silent_listener() as (address, _):
         listener = SignerListener(SystemClock())
         await listener.aim(
             address, server_name=name, trust_pem=root(trust).pem if trust != "a" else root().pem
@@ -98,7 +98,7 @@ async def test_a_door_whose_certificate_clients_refuse_is_told_as_that(trust: st
     assert "service account" not in reported.value.diagnostics()
 
 
-async def test_a_door_that_nobody_holds_open_is_told_as_that() -> None:
+async def test_a_listener_that_does_not_answer_is_reported_as_such() -> None:
     listener = SignerListener(SystemClock())
     await listener.aim(f"127.0.0.1:{free_port()}", server_name=HUB, trust_pem=root().pem)
     with pytest.raises(Unavailable) as reported:
@@ -109,10 +109,10 @@ async def test_a_door_that_nobody_holds_open_is_told_as_that() -> None:
 
 
 @pytest.mark.parametrize("why", ["nothing", "another certificate is shown", "it is kept long enough"])
-async def test_a_channel_is_left_when_a_new_caller_may_meet_something_else(why: str) -> None:
-    """What stands behind a connection that was accepted long ago is not what a workload meets that starts now.
+async def test_a_channel_is_replaced_when_a_new_caller_may_reach_another_listener(why: str) -> None:
+    """A connection accepted long ago may end at another listener than the one that a new workload connects to.
 
-    The call under way is not ended for it: its cluster would be told as one whose probe fails.
+    The call under way is not ended: its cluster would be reported as one whose probe fails.
     """
     clock, peers = VirtualClock(), list[str]()
     async with call_under_way(clock, peers) as (listener, address, first):
@@ -132,7 +132,7 @@ async def test_a_channel_is_left_when_a_new_caller_may_meet_something_else(why: 
         await asyncio.gather(first, second, return_exceptions=True)
 
 
-async def test_whoever_cancels_a_call_has_it_cancelled() -> None:
+async def test_a_call_cancelled_by_its_caller_is_cancelled() -> None:
     async with call_under_way() as (_, __, asking):
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -81,9 +81,9 @@ def build(number: int, kind: tuple[str, list[tuple[str, ...]], str]) -> Particip
         expired=flaw == "expired",
     )
     if flaw == "wrong name":
-        return replace(built, chain=leaf("somebody", authority))
+        return replace(built, chain=leaf("stranger", authority))
     if flaw == "wrong key":
-        return replace(built, key_pem=party("somebody").key_pem)
+        return replace(built, key_pem=party("stranger").key_pem)
     if flaw == "bare":
         return replace(built, chain=built.chain[:1])
     return built
@@ -131,31 +131,31 @@ def test_a_missing_anchor_is_named_with_where_it_is_missing() -> None:
         assert "namespace shop in east" in words
 
 
-def test_content_of_somebody_else_is_told_apart_from_what_is_late() -> None:
+def test_content_of_another_writer_is_not_reported_as_an_older_generation() -> None:
     east = replace(party("east"), contents=(content("a", generation=0),))
     matrix = matrix_of([east, party("west", "b", ("a", "b"))])
     assert "another writer's content is there, not generation 2" in matrix.reasons["east>west"]
 
 
-def test_a_leaf_of_an_unpinned_authority_is_told() -> None:
+def test_a_leaf_of_an_unpinned_authority_fails_with_that_reason() -> None:
     matrix = matrix_of([party("east"), party("west", "b")], anchors=(root("a").certificate,))
     assert "it reaches no anchor of generation 2 at all" in matrix.reasons["east>west"]
 
 
-def test_an_expired_leaf_is_told_and_spoils_no_other() -> None:
+def test_an_expired_leaf_fails_its_own_pairs_only() -> None:
     matrix = matrix_of([party("east"), party("west", expired=True), party("north")])
     assert matrix.rows == ["-xv", "x-x", "vx-"]
     assert "expired" in matrix.reasons["east>west"]
     assert "east does not accept the leaf of west" in matrix.reasons["west>east"]
 
 
-def test_a_wrong_trust_domain_is_told() -> None:
+def test_a_wrong_trust_domain_fails_with_that_reason() -> None:
     matrix = matrix_of([party("east"), party("west", domain="other.example")])
     assert "wrong trust domain" in matrix.reasons["east>west"]
     assert "other.example" in matrix.reasons["east>west"]
 
 
-def test_what_is_no_bundle_is_told() -> None:
+def test_content_that_is_no_bundle_fails_with_that_reason() -> None:
     matrix = matrix_of([party("east", "a", ("a",), ()), party("west")])
     assert matrix.valid == 0
     assert "east does not accept" in matrix.reasons["west>east"]

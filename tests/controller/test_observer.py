@@ -75,7 +75,7 @@ def store(tmp_path: Path) -> FileStore:
     return FileStore(tmp_path, VirtualClock())
 
 
-async def write_horizons(store: FileStore, replica: str, *rows: tuple[str, str, int, float]) -> str:
+async def write_bounds(store: FileStore, replica: str, *rows: tuple[str, str, int, float]) -> str:
     made = [ExpiryBound(cluster=c, issuer=i, generation=g, until=u) for c, i, g, u in rows]
     return await store.write(f"horizons/{replica}", encode(ExpiryBoundTable(replica=replica, rows=made)))
 
@@ -85,12 +85,12 @@ async def write_report(store: FileStore, replica: str, **changes: object) -> Non
     await store.write(f"signers/{replica}", msgspec.json.encode(fields | changes))
 
 
-async def test_horizons_of_signers_that_are_gone_count_and_each_change_is_seen(store: FileStore) -> None:
+async def test_bounds_of_signers_that_are_gone_count_and_each_change_is_seen(store: FileStore) -> None:
     observer = Observer(store)
-    await write_horizons(store, "here", ("east", "1", 1, 10.0))
-    await write_horizons(store, "gone", ("east", "1", 1, 20.0))
+    await write_bounds(store, "here", ("east", "1", 1, 10.0))
+    await write_bounds(store, "gone", ("east", "1", 1, 20.0))
     for until in (20.0, 30.0, 30.5):
-        await write_horizons(store, "here", ("east", "1", 1, until))
+        await write_bounds(store, "here", ("east", "1", 1, until))
         assert await observer.expiry_bounds(WORST) == {Delivered("east", "1", 1): until}
     assert observer.problem == ""
     await store.delete("horizons/here")
@@ -116,7 +116,7 @@ async def test_bounds_that_cannot_be_used_count_as_the_worst_until_they_are_gone
     store: FileStore, data: bytes
 ) -> None:
     observer = Observer(store)
-    await write_horizons(store, "good", ("west", "1", 1, 20.0))
+    await write_bounds(store, "good", ("west", "1", 1, 20.0))
     await store.write("horizons/bad", data)
     good = {Delivered("west", "1", 1): 20.0}
     for _ in range(2):
@@ -131,7 +131,7 @@ async def test_bounds_that_cannot_be_used_count_as_the_worst_until_they_are_gone
 async def test_a_document_that_is_damaged_on_disk_is_no_store_that_is_down(
     store: FileStore, tmp_path: Path
 ) -> None:
-    await write_horizons(store, "bad", ("east", "1", 1, 10.0))
+    await write_bounds(store, "bad", ("east", "1", 1, 10.0))
     (tmp_path / "documents" / "horizons@bad").write_bytes(b"cut")
     assert await Observer(store).expiry_bounds(WORST) == WORST
     (tmp_path / "documents").rename(tmp_path / "elsewhere")
@@ -142,7 +142,7 @@ async def test_a_document_that_is_damaged_on_disk_is_no_store_that_is_down(
 async def test_bounds_that_vanish_while_they_are_read_are_not_taken_for_none(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await write_horizons(store, "here", ("east", "1", 1, 10.0))
+    await write_bounds(store, "here", ("east", "1", 1, 10.0))
 
     async def vanished(_: str) -> Stored | None:
         return None
@@ -158,11 +158,11 @@ async def test_unknown_bounds_reach_as_far_as_any_leaf_of_any_cluster(config: Hu
         Delivered("west", UNKNOWN_ISSUER, 0): NOW + 86400 + 900,
         Delivered(ANY_REMOVED, UNKNOWN_ISSUER, 0): NOW + LONGEST_TTL + 900,
     }
-    assert worst_of(replace(config, clusters=()), NOW), "that nobody is registered opens no gate"
+    assert worst_of(replace(config, clusters=()), NOW), "a hub without registered clusters opens no gate"
 
 
-def test_unknown_bounds_count_for_clusters_that_are_registered_no_more(config: HubConfig) -> None:
-    """Promise 4: what the table held of a removed cluster is lost with it, and others still talk to its workloads."""
+def test_unknown_bounds_count_for_clusters_that_are_no_longer_registered(config: HubConfig) -> None:
+    """Promise 4: the rows of a removed cluster are lost with the table, and others still talk to its workloads."""
     with pytest.raises(InvalidValue):
         ClusterName(ANY_REMOVED)  # no registered one is taken for it
     counted = worst_of(config, NOW, gone=["north"])
@@ -182,7 +182,7 @@ def test_unknown_bounds_count_for_clusters_that_are_registered_no_more(config: H
     )  # fmt: skip
     for verdict in (gate(record, world), trusts(record, world, frozenset({"a" * 64}))):
         late = {c.cluster for c in verdict.unmet if c.name == "leaves"}
-        assert late == {"north", ANY_REMOVED}, "no gate opens over leaves that nobody knows of"
+        assert late == {"north", ANY_REMOVED}, "no gate opens while unknown leaves may live"
     assert {loss.cluster for loss in losses(rotation, world, at=NOW)} >= {"north", ANY_REMOVED}
 
 
@@ -211,7 +211,7 @@ async def test_a_signer_whose_report_cannot_be_used_is_ready_with_nothing(
 
 
 @pytest.mark.parametrize(
-    ("updated", "heartbeat", "skew", "heard"),
+    ("updated", "heartbeat", "skew", "counted"),
     [
         (NOW, 2.0, 0.0, True),
         (NOW - 6, 2.0, 0.0, True),
@@ -225,19 +225,19 @@ async def test_a_signer_whose_report_cannot_be_used_is_ready_with_nothing(
         (1e300, 2.0, 60.0, False),
     ],
 )
-async def test_a_report_gives_itself_no_longer_life_than_any_other(
-    store: FileStore, updated: float, heartbeat: float, skew: float, heard: bool
+async def test_a_report_cannot_extend_its_own_validity(
+    store: FileStore, updated: float, heartbeat: float, skew: float, counted: bool
 ) -> None:
     await write_report(store, "one", updated=updated, heartbeat=heartbeat)
-    assert bool(await Observer(store).signers(NOW, skew=skew)) is heard
+    assert bool(await Observer(store).signers(NOW, skew=skew)) is counted
 
 
 @pytest.mark.parametrize("seconds", [1e300, -1e300, float("inf"), float("nan"), 253402300800.0])
-def test_every_number_can_be_told_as_an_instant(seconds: float) -> None:
+def test_any_number_is_formatted_as_an_instant(seconds: float) -> None:
     assert "calendar" in time_of(seconds)
 
 
-async def test_operators_are_heard_where_bounds_are_damaged_and_no_gate_opens(
+async def test_with_damaged_bounds_operations_are_carried_out_and_no_gate_opens(
     store: FileStore, config: HubConfig
 ) -> None:
     clock = VirtualClock()

@@ -1,4 +1,4 @@
-"""The leader's queue: what was asked for while nobody led is not done hours later, and nothing stops another."""
+"""The leader's queue: requests made without a leader are not done hours later, and no operation blocks another."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def ask(store: FileStore, name: str, asked: float) -> str:
     return name
 
 
-async def test_what_no_controller_has_taken_in_is_refused_and_changes_nothing(
+async def test_an_operation_without_a_valid_mac_is_refused_and_changes_nothing(
     store: FileStore, clock: VirtualClock
 ) -> None:
     now = clock.now().timestamp()
@@ -62,7 +62,7 @@ async def test_what_no_controller_has_taken_in_is_refused_and_changes_nothing(
         assert "find out who can write" in refused.remedy
 
 
-async def test_what_was_done_before_its_controller_ended_is_told_and_bears_no_new_seal(
+async def test_an_operation_done_before_a_restart_is_reported_as_done_without_a_new_mac(
     store: FileStore, clock: VirtualClock
 ) -> None:
     now = clock.now().timestamp()
@@ -75,7 +75,9 @@ async def test_what_was_done_before_its_controller_ended_is_told_and_bears_no_ne
     assert not await SEAL.is_on(reported)
 
 
-async def test_the_audit_bears_a_seal_of_what_became_of_it(store: FileStore, clock: VirtualClock) -> None:
+async def test_a_decided_operation_bears_a_mac_over_its_outcome(
+    store: FileStore, clock: VirtualClock
+) -> None:
     name = await ask(store, "1", clock.now().timestamp())
     queue = OperationQueue(store, clock=clock, mac=SEAL)
     ((operation, version),) = await queue.pending()
@@ -92,7 +94,7 @@ async def outcome(store: FileStore, name: str) -> Operation:
     return decode(stored.data, Operation, key=name)
 
 
-async def test_what_was_asked_for_while_nobody_led_is_refused_and_a_new_wish_is_heard_at_once(
+async def test_old_requests_made_without_a_leader_are_refused_and_a_new_one_is_due_at_once(
     store: FileStore, clock: VirtualClock
 ) -> None:
     now = clock.now().timestamp()

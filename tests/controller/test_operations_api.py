@@ -43,7 +43,7 @@ START = {"verb": "start", "arguments": {"reason": "yearly"}}
 
 @dataclass
 class Hub:
-    """A status server that takes operations, and somebody who asks for them."""
+    """A status server that accepts operations, and a client that requests them."""
 
     url: str
     store: CountingStore
@@ -51,7 +51,7 @@ class Hub:
     session: aiohttp.ClientSession
 
     async def post(self, body: Any = None, **options: Any) -> tuple[int, Any, aiohttp.ClientResponse]:
-        """Ask for an operation; as JSON unless ``data`` is given."""
+        """Request an operation; as JSON unless ``data`` is given."""
         given = options if "data" in options else {"json": START if body is None else body, **options}
         async with self.session.post(f"{self.url}/api/v1/operations", **given) as response:
             return response.status, msgspec.json.decode(await response.read() or b"null"), response
@@ -176,7 +176,7 @@ async def test_with_a_token_it_takes_the_token_and_a_header_only(start: Start) -
         {"Via": "1.1 proxy"},
     ],
 )
-async def test_without_a_token_an_open_status_page_is_no_open_door(
+async def test_without_a_token_no_operation_is_taken_by_another_host_name_or_through_a_proxy(
     start: Start, headers: dict[str, str]
 ) -> None:
     async with start(insecure_allow_unauthenticated=True) as hub, deciding(hub.store, done):
@@ -357,7 +357,7 @@ async def test_no_token_is_in_the_audit(start: Start, caplog: pytest.LogCaptureF
     assert TOKEN not in caplog.text
 
 
-async def test_the_openapi_document_tells_it(start: Start) -> None:
+async def test_the_openapi_document_describes_the_operations_endpoint(start: Start) -> None:
     async with start() as hub, deciding(hub.store, done):
         async with hub.session.get(f"{hub.url}/openapi.json") as response:
             document = await response.json()

@@ -1,4 +1,4 @@
-"""The pure parts of publication: taking ConfigMaps apart, counting what is held, lag, and fights."""
+"""The pure parts of publication: taking ConfigMaps apart, counting what was observed, lag, and contention."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_only_exactly_our_object_meets_the_target(payload: bytes, met: bool) -> 
     assert TARGET.is_met_by(None) is False
 
 
-def test_other_owners_of_the_key_are_named_and_nobody_else() -> None:
+def test_only_other_owners_of_the_key_are_named() -> None:
     managed = [
         owner("pilot-discovery"),
         owner("federation-hub"),
@@ -205,7 +205,7 @@ def test_every_namespace_is_counted_once() -> None:
     assert counted.problems == ("g: 422", "f: 403")
 
 
-def test_what_is_kept_for_now_is_counted_and_told() -> None:
+def test_content_kept_for_now_is_counted_and_reported() -> None:
     counted = read_back(
         namespaces("a", "b"),
         with_certificate(a=SHA, b="own"),
@@ -229,7 +229,7 @@ def test_who_is_not_current_is_named() -> None:
     assert others(0, 9) == ", not ns-0, ns-1, ns-2 and 6 more"
 
 
-def test_what_is_held_counts_though_a_write_was_forbidden_once() -> None:
+def test_current_content_counts_even_if_a_write_was_forbidden() -> None:
     counted = read_back(
         namespaces("a"), with_certificate(a=SHA), TARGET, config_map=NAME, forbidden={"a": "403"}
     )
@@ -241,7 +241,7 @@ def test_nothing_is_current_without_a_target() -> None:
     assert (counted.selected, counted.current, counted.pending) == (1, 0, 1)
 
 
-def test_the_generation_is_the_oldest_that_is_held() -> None:
+def test_the_generation_is_the_oldest_observed_one() -> None:
     numbers = {SHA: 3, "old": 2}
     both = read_back(namespaces("a", "b"), with_certificate(a=SHA, b="old"), TARGET, config_map=NAME)
     assert both.generation(numbers) == 2
@@ -252,7 +252,7 @@ def test_the_generation_is_the_oldest_that_is_held() -> None:
     assert read_back({}, {}, TARGET, config_map=NAME).generation(numbers) == 0
 
 
-def test_who_holds_what_is_told_by_examples() -> None:
+def test_namespaces_with_a_content_are_named_by_examples() -> None:
     names = [f"ns-{number}" for number in range(9)]
     many = read_back(
         namespaces(*names), with_certificate(**dict.fromkeys(names, SHA)), TARGET, config_map=NAME
@@ -263,7 +263,7 @@ def test_who_holds_what_is_told_by_examples() -> None:
     assert one.where(SHA) == "namespace shop"
 
 
-def test_lag_grows_until_everything_is_held_and_then_stands_still() -> None:
+def test_lag_grows_until_publication_is_complete_and_then_stays() -> None:
     lag = Lag(since=CREATED - 10)
     assert lag.of(None, complete=False, now=CREATED) == 0
     assert lag.of(generation(), complete=False, now=CREATED + 2) == 2
@@ -308,7 +308,7 @@ def test_a_fight_that_ended_is_forgotten() -> None:
 
 @given(st.lists(st.floats(0.0, 700.0), max_size=60))
 def test_a_writer_that_always_answers_gets_ever_fewer_answers(pauses: list[float]) -> None:
-    """Whatever its rhythm, within ten minutes without a pause of ten there are at most a dozen answers."""
+    """For any rhythm: within ten minutes that contain no ten-minute pause there are at most a dozen answers."""
     contention, now, answers, since = Contention(), 0.0, 0, 0.0
     for pause in pauses:
         if pause > QUIET:

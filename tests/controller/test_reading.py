@@ -1,4 +1,4 @@
-"""What other writers put into a member's ConfigMaps is read in slices, within bounds, and holds up nobody."""
+"""What other writers put into a member's ConfigMaps is read in slices, within bounds, and delays no other member."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ class Tenant:
     def __init__(self) -> None:
         self.clock = SystemClock()
         self.contents = Contents()
-        self.held: set[str] = set()
+        self.present: set[str] = set()
         self.read: list[str] = []
         self.reading = ForeignContents(
             self.contents,
             where="west",
             budget=CpuBudget("west", clock=self.clock),
-            present=lambda: self.held,
+            present=lambda: self.present,
             on_read=lambda digest, _: self.read.append(digest),
         )
 
     def writes(self, text: str) -> str:
         digest = self.contents.note(text)
-        self.held.add(digest)
+        self.present.add(digest)
         assert self.reading.of(digest) is None
         return digest
 
@@ -93,7 +93,7 @@ async def test_what_is_read_is_what_is_there() -> None:
 
 
 async def test_a_large_content_is_read_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judged by what it takes at once, here and now, and by the best of three: whatever else runs only adds to each."""
+    """Compared with reading it at once on this machine, by the best of three: other load only adds to a measurement."""
 
     async def longest() -> float:
         async with tenant() as west, pauses() as seen:
@@ -101,12 +101,12 @@ async def test_a_large_content_is_read_in_slices(monkeypatch: pytest.MonkeyPatch
             await until(lambda: west.reading.of(digest))
         return seen.longest
 
-    async def go_on(_: CpuBudget) -> None:
-        """Give nobody else a turn."""
+    async def no_turn(_: CpuBudget) -> None:
+        """Yield no turn to other tasks."""
 
     text = roots(400)
     slices = min([await longest() for _ in range(3)])
-    monkeypatch.setattr(CpuBudget, "turn", go_on)
+    monkeypatch.setattr(CpuBudget, "turn", no_turn)
     at_once = min([await longest() for _ in range(3)])
     assert slices < at_once / 3, (slices, at_once)
 
@@ -114,7 +114,7 @@ async def test_a_large_content_is_read_in_slices(monkeypatch: pytest.MonkeyPatch
 async def test_contents_that_change_faster_than_they_are_read_are_left_out() -> None:
     async with tenant() as west:
         for number in range(300):
-            west.held.clear()
+            west.present.clear()
             last = west.writes(roots(40) + "\n" * number)
         await until(lambda: west.reading.of(last))
         assert len(west.read) <= MOST_READ + 1
@@ -127,18 +127,18 @@ async def test_more_contents_than_are_read_of_one_member_are_its_problem() -> No
             west.writes(pki.root("a").pem.decode() + "\n" * number)
             await asyncio.sleep(0)
         await until(lambda: len(west.read) == MOST_READ)
-        for digest in west.held:  # as each report asks
+        for digest in west.present:  # as each report asks
             west.reading.of(digest)
         await until(lambda: west.reading.problem is not None)
         problem = west.reading.problem
         assert isinstance(problem, ClusterOverBudget)
         assert problem.where == "west"
         assert str(MOST_READ) in problem.what
-        west.held = set(list(west.held)[-2:])
-        for digest in west.held:
+        west.present = set(list(west.present)[-2:])
+        for digest in west.present:
             west.reading.of(digest)
         await until(
-            lambda: all(west.reading.of(digest) for digest in west.held) and west.reading.problem is None
+            lambda: all(west.reading.of(digest) for digest in west.present) and west.reading.problem is None
         )
 
 

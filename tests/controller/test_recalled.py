@@ -43,7 +43,7 @@ def test_refused_callers_stay_refused_until_one_gets_a_certificate() -> None:
     assert accounting.unproven(NO_CLUSTER) == RefusalsReport()
 
 
-def test_an_alarm_goes_on() -> None:
+def test_an_alarm_continues_after_a_restart() -> None:
     alarms = Alarms(VirtualClock())
     before = AuthorityReport(
         name="a", kind="vault", state="ready", violations=3, last_violation="a CA", last_violation_at=5.0
@@ -54,7 +54,7 @@ def test_an_alarm_goes_on() -> None:
     assert (alarms.violations, alarms.last_violation) == (4, "another key")
 
 
-async def test_a_killed_signer_s_report_is_read_before_it_is_replaced(
+async def test_the_report_of_a_killed_signer_is_read_before_it_is_replaced(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     clock = VirtualClock()
@@ -116,10 +116,10 @@ async def test_a_contested_cluster_is_contested_after_its_controller_was_killed(
         assert "gitops" in west.publication.other_writers
 
 
-async def test_a_contested_certificate_of_istiod_is_contested_after_its_controller_was_killed(
+async def test_a_contested_istiod_certificate_stays_contested_after_the_controller_was_killed(
     one: World,
 ) -> None:
-    """The Secret holds what it should at this moment, and whoever keeps changing it is still there."""
+    """The Secret is correct at this moment, but the writer that keeps changing it is still there."""
     east = one.clusters["east"]
 
     def secret() -> dict[str, str]:

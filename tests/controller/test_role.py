@@ -65,7 +65,7 @@ async def test_intermediates_are_published_where_asked_for(one: World) -> None:
     assert [anchor.kind for anchor in latest.anchors] == ["root"]
 
 
-async def test_a_source_that_vanishes_changes_nothing_and_is_told(one: World) -> None:
+async def test_a_source_that_vanishes_changes_nothing_and_is_reported(one: World) -> None:
     file = one.anchor_file(root())
     async with one.controller():
         await one.published()
@@ -181,7 +181,7 @@ async def test_a_token_that_cannot_be_sent_is_garbage_and_stops_nothing_else(two
             assert report.clusters["west"].reason != "crashed"
 
 
-async def test_a_missing_probe_account_is_told_with_its_remedy(two: World) -> None:
+async def test_a_missing_probe_account_is_reported_with_a_remedy(two: World) -> None:
     two.clusters["west"].delete("serviceaccounts", "federation-system", "federation-probe")
     async with two.controller():
         report = await two.until(
@@ -213,7 +213,7 @@ async def test_a_short_leaf_is_renewed_in_time(one: World) -> None:
     assert report.clusters["east"].probe_detail == ""
 
 
-async def test_a_bad_configuration_is_told_and_the_running_one_stays(one: World) -> None:
+async def test_a_bad_configuration_is_reported_and_the_running_one_stays(one: World) -> None:
     async with one.controller():
         await one.published()
         good = one.config_file.read_text()
@@ -243,7 +243,7 @@ async def test_a_state_of_another_mesh_is_neither_published_nor_changed(one: Wor
         await eventually(lambda: one.observed("east", "later") == generation.bundle_pem)
 
 
-async def test_the_door_is_reached_by_the_address_that_says_most(one: World) -> None:
+async def test_the_listener_is_reached_by_the_most_specific_address(one: World) -> None:
     async with one.controller():
         config = one.sources["one"].current
         assert str(listener_address(config, None)) == f"127.0.0.1:{one.listener.port}"

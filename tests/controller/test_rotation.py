@@ -1,4 +1,4 @@
-"""The rotation at the edge: the record in the store, operators heard, and a whole rotation with real publication.
+"""The rotation at the edge: the record in the store, operations, and a whole rotation with real publication.
 
 The signer's part (directives followed, expiry bounds written ahead, reports) is played here by its protocol.
 """
@@ -66,7 +66,7 @@ def rotation(state: State = State.PUBLISHING, **changes: Any) -> Rotation:
     return Rotation(**(fields | changes))
 
 
-async def test_the_record_is_swapped_and_orders_follow_from_it(tmp_path: Path) -> None:
+async def test_the_record_is_swapped_and_directives_follow_from_it(tmp_path: Path) -> None:
     store = FileStore(tmp_path, VirtualClock())
     rotation_store, other = RotationStore(store), RotationStore(store)
     await rotation_store.load()
@@ -94,7 +94,7 @@ async def test_a_takeover_is_remembered_from_its_first_moment(tmp_path: Path) ->
     assert await rotation_store.takeovers(["east"], 100.0) == {"east": 100.0}
     assert await rotation_store.takeovers(["east", "west"], 200.0) == {"east": 100.0, "west": 200.0}
     assert await rotation_store.takeovers(["west"], 300.0) == {"west": 200.0}
-    again = {"west": 200.0, "east": 400.0}  # who issued in between, nobody knows
+    again = {"west": 200.0, "east": 400.0}  # which CA issued in between is not known
     assert await rotation_store.takeovers(["east", "west"], 400.0) == again
 
 
@@ -103,10 +103,10 @@ async def test_an_operation_is_answered_by_what_the_leader_decided(tmp_path: Pat
     store = FileStore(tmp_path, clock)
     desk = OperationDesk(store, clock=clock, random_bytes=os.urandom, mac=SEAL)
     queue = OperationQueue(store, clock=clock, mac=SEAL)
-    waiting = asyncio.create_task(desk.submit("abort", {"reason": "enough"}, author="somebody"))
+    waiting = asyncio.create_task(desk.submit("abort", {"reason": "enough"}, author="operator"))
     await clock.until_sleeping()
     [(operation, version)] = await queue.pending()
-    assert (operation.verb, operation.author) == ("abort", "somebody")
+    assert (operation.verb, operation.author) == ("abort", "operator")
     refused = InvalidValue("nothing is under way", remedy="start one")
     await queue.decide(operation, version, refused)
     with pytest.raises(StateConflict):
@@ -216,7 +216,7 @@ def test_a_key_or_a_name_that_is_used_again_is_refused() -> None:
     named = pki.certificate(
         pki.root("next"),
         [(pki.CA_KEY_USAGE, True), (x509.BasicConstraints(ca=True, path_length=0), True)],
-        public_key=pki.key("somebody else").public_key(),
+        public_key=pki.key("another key").public_key(),
         subject=OLD.certificate.x509.subject,
         not_after=pki.NOW + pki.YEAR,
     )
@@ -353,7 +353,7 @@ def prepare(world: World) -> Signer:
     return Signer(world, intermediate(), intermediate("b"))
 
 
-async def book_of(world: World) -> RotationRecord:
+async def record_of(world: World) -> RotationRecord:
     stored = await world.store.read(ROTATION)
     return decode(stored.data, RotationRecord, key=ROTATION) if stored else RotationRecord()
 
@@ -363,7 +363,7 @@ async def until_state(world: World, state: State, *, limit: float = PATIENCE) ->
     try:
         async with asyncio.timeout(limit):
             while True:
-                seen = await book_of(world)
+                seen = await record_of(world)
                 if seen.rotation is not None and seen.rotation.state is state:
                     return seen.rotation
                 await asyncio.sleep(0.05)
@@ -387,7 +387,7 @@ async def advance(world: World) -> None:
             await asyncio.sleep(0.2)
 
 
-def anchors_held(world: World, cluster: str) -> int:
+def anchors_observed(world: World, cluster: str) -> int:
     return (world.observed(cluster, "default") or "").count("BEGIN CERTIFICATE")
 
 
@@ -395,7 +395,7 @@ async def test_a_whole_rotation_goes_through_every_state_and_removes_the_old_roo
     signer = prepare(two)
     async with signer.running(), two.controller():
         await two.published()
-        assert anchors_held(two, "east") == 1, "a staged root is not published by itself"
+        assert anchors_observed(two, "east") == 1, "a staged root is not published by itself"
         await two.until(lambda r: r.matrix.valid == 2)
         started = await operate(two, "start", reason="yearly")
         assert started.outcome == "done", started
@@ -417,7 +417,7 @@ async def test_a_whole_rotation_goes_through_every_state_and_removes_the_old_roo
     assert all(step.evidence for step in ended.history[1:])
     for cluster in two.clusters:
         assert two.observed(cluster, "default") == root("b").pem.decode()
-    record = await book_of(two)
+    record = await record_of(two)
     assert record.retired == [root().certificate.sha256]
 
 
@@ -445,14 +445,14 @@ async def test_a_rotation_does_not_go_past_active_where_workloads_stopped_renewi
             ):
                 assert refused.outcome == "refused", refused
         assert refused.outcome == "refused"
-        assert anchors_held(two, "west") == 2
+        assert anchors_observed(two, "west") == 2
         signer.workloads["west"] = RENEWING
         await two.until(lambda r: r.rotation.open)
         await advance(two)
         await until_state(two, State.UNPUBLISHING)
 
 
-async def test_a_removal_that_is_held_back_is_not_called_done(two: World) -> None:
+async def test_a_removal_that_is_deferred_is_not_reported_as_done(two: World) -> None:
     signer = prepare(two)
     two.rotation["automatic"] = False
     two.write_config()
@@ -475,17 +475,17 @@ async def test_a_removal_that_is_held_back_is_not_called_done(two: World) -> Non
         await two.until(waits)
         refused = await operate(two, "advance")
         assert (refused.outcome, "no longer pins" in refused.detail) == ("refused", True)
-        assert anchors_held(two, "west") == 2
+        assert anchors_observed(two, "west") == 2
         two.anchors = pins
         two.write_config()
         async with asyncio.timeout(PATIENCE):
-            while (await book_of(two)).under_way is not None:
+            while (await record_of(two)).under_way is not None:
                 await operate(two, "advance")
         await until_state(two, State.RETIRED)
     assert two.observed("west", "default") == root("b").pem.decode()
 
 
-async def test_a_controller_that_ends_in_the_middle_goes_on_where_it_was(two: World) -> None:
+async def test_the_next_controller_continues_a_rotation_where_the_last_one_ended(two: World) -> None:
     signer = prepare(two)
     two.rotation["automatic"] = False
     two.write_config()
@@ -496,7 +496,7 @@ async def test_a_controller_that_ends_in_the_middle_goes_on_where_it_was(two: Wo
             await advance(two)
             await until_state(two, State.PUBLISHING)
         async with two.controller("two"):
-            await two.until(lambda r: anchors_held(two, "west") == 2, replica="two")
+            await two.until(lambda r: anchors_observed(two, "west") == 2, replica="two")
             await two.until(lambda r: r.rotation.open, replica="two")
             await advance(two)
             await until_state(two, State.SOAKED)
@@ -505,7 +505,7 @@ async def test_a_controller_that_ends_in_the_middle_goes_on_where_it_was(two: Wo
             await until_state(two, State.ABORTING)
             await two.until(lambda r: r.rotation.open, replica="two")
             await advance(two)
-            await two.until(lambda r: anchors_held(two, "west") == 1, replica="two")
+            await two.until(lambda r: anchors_observed(two, "west") == 1, replica="two")
             await two.until(lambda r: r.rotation.open, replica="two")
             await advance(two)
             await until_state(two, State.STABLE)
@@ -533,7 +533,7 @@ async def test_an_unreachable_cluster_blocks_until_it_is_quarantined_and_returns
         await two.clusters["west"].start()
         assert (await operate(two, "release", cluster="west")).outcome == "done"
         async with asyncio.timeout(PATIENCE):
-            while "west" in (await book_of(two)).quarantined:
+            while "west" in (await record_of(two)).quarantined:
                 await asyncio.sleep(0.1)
         assert two.observed("west", "default") == root("b").pem.decode()
 

@@ -23,7 +23,7 @@ CONFIG = hub_config(["one", "two"])
 
 
 def asked(sim: Simulation, verb: str) -> RotationRecord:
-    operation = Operation(id=verb, verb=verb, author="somebody", asked=sim.clock)
+    operation = Operation(id=verb, verb=verb, author="operator", asked=sim.clock)
     return Commands().apply(operation, sim.record, sim.observe(), CONFIG)
 
 
@@ -53,7 +53,7 @@ def test_an_advance_through_an_open_gate_is_accepted_however_long_the_history_is
     assert len(scenes.rotation(sim).history) == MOST_HISTORY
     after = asked(sim, "advance").rotation
     assert after is not None
-    assert (after.state, after.history[-1].author) == (State.ACTIVE, "somebody")
+    assert (after.state, after.history[-1].author) == (State.ACTIVE, "operator")
 
 
 def test_an_advance_before_its_time_names_the_cluster_that_is_in_the_way() -> None:

@@ -82,7 +82,7 @@ class Leading:
 
 @pytest.mark.parametrize("verb", ["quarantine", "takeover"])
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_what_was_done_and_not_told_is_told_and_not_done_again(
+async def test_an_operation_done_but_not_answered_is_answered_and_not_repeated(
     tmp_path: Path, config: HubConfig, verb: str, restarted: bool
 ) -> None:
     clock = VirtualClock()
@@ -93,7 +93,7 @@ async def test_what_was_done_and_not_told_is_told_and_not_done_again(
     await leading.step()
     assert "disk is full" in leading.driver.report.problem
     store.failing = "nothing"
-    await clock.advance(100.0)  # longer than an operation that nobody has heard may wait
+    await clock.advance(100.0)  # longer than an operation that no leader has read may wait
     if restarted:
         leading = Leading(store, clock, config)
     before = await store.read(ROTATION), await store.read("takeovers")
@@ -116,7 +116,7 @@ async def test_a_write_whose_answer_is_lost_is_read_again(tmp_path: Path, config
     assert await leading.answer("quarantine") == "done"
 
 
-async def test_a_soak_that_nobody_watched_begins_anew(tmp_path: Path, config: HubConfig) -> None:
+async def test_a_soak_without_an_observer_starts_again(tmp_path: Path, config: HubConfig) -> None:
     clock = VirtualClock()
     store = FailingStore(tmp_path, clock)
     leading = Leading(store, clock, config)
@@ -166,7 +166,7 @@ async def test_a_record_that_is_gone_is_not_one_that_never_was(tmp_path: Path) -
     assert await directives(store) == before
 
 
-async def test_a_record_that_is_older_than_its_orders_gives_none(tmp_path: Path) -> None:
+async def test_a_record_older_than_its_directives_issues_none(tmp_path: Path) -> None:
     store, rotation_store = await recorded(tmp_path)
     await store.write(ROTATION, encode(changed(rotation_store.record, rotation=rotation(State.RETIRED))))
     with pytest.raises(StateUnavailable, match="an older one"):
@@ -174,7 +174,7 @@ async def test_a_record_that_is_older_than_its_orders_gives_none(tmp_path: Path)
     assert (await directives(store)).rotation == 2
 
 
-async def test_a_former_leader_that_wakes_up_writes_no_orders(tmp_path: Path) -> None:
+async def test_a_former_leader_that_wakes_up_writes_no_directives(tmp_path: Path) -> None:
     store, former = await recorded(tmp_path)
     leader = RotationStore(store)
     assert leader.record == RotationRecord()
@@ -189,7 +189,7 @@ async def test_a_former_leader_that_wakes_up_writes_no_orders(tmp_path: Path) ->
     assert (await former.issue_directives()).state == "UNPUBLISHING"
 
 
-async def test_orders_that_somebody_removed_are_given_again(tmp_path: Path, config: HubConfig) -> None:
+async def test_directives_that_were_deleted_are_issued_again(tmp_path: Path, config: HubConfig) -> None:
     store, rotation_store = await recorded(tmp_path)
     given = await directives(store)
     leading = Leading(store, VirtualClock(), config)
@@ -201,7 +201,9 @@ async def test_orders_that_somebody_removed_are_given_again(tmp_path: Path, conf
     assert rotation_store.record.rotation is not None
 
 
-async def test_why_a_bundle_is_held_back_reaches_the_gates(tmp_path: Path, config: HubConfig) -> None:
+async def test_the_reason_for_an_unwritten_bundle_reaches_the_gates(
+    tmp_path: Path, config: HubConfig
+) -> None:
     store, _ = await recorded(tmp_path)
     leading = Leading(store, VirtualClock(), config)
     leading.seen = replace(leading.seen, unwritten="root.pem cannot be read")

@@ -43,12 +43,12 @@ def commands(**changes: object) -> Commands:
     return Commands(with_changes(proposed, **changes))  # type: ignore[arg-type]
 
 
-def tell(record: RotationRecord, seen: World, given: Commands | None = None) -> RotationReport:
+def report_on(record: RotationRecord, seen: World, given: Commands | None = None) -> RotationReport:
     return report_of_rotation(record, seen, given or commands(), CONFIG)
 
 
 def test_a_plan_is_what_a_start_then_does() -> None:
-    plan = tell(RotationRecord(), world()).plan
+    plan = report_on(RotationRecord(), world()).plan
     assert plan is not None
     started = commands().apply(
         Operation(id="x", verb="start", author="a", asked=T), RotationRecord(), world(), CONFIG
@@ -62,13 +62,13 @@ def test_a_plan_is_what_a_start_then_does() -> None:
     assert {c.name: c.met for c in plan.conditions} == first
 
 
-def test_where_another_ca_issues_still_is_told_whether_or_not_a_rotation_is_under_way() -> None:
+def test_a_cluster_whose_own_ca_still_issues_is_reported_with_and_without_a_rotation() -> None:
     seen = world()
     issuing = with_changes(seen.clusters["west"], own_issues=True)
     seen = with_changes(seen, clusters={**seen.clusters, "west": issuing})
-    assert tell(RotationRecord(), seen).undeclared == ["west"]
-    assert tell(RotationRecord(rotation=rotation(State.SOAKED, now=T)), seen).undeclared == ["west"]
-    assert tell(RotationRecord(), world()).undeclared == []
+    assert report_on(RotationRecord(), seen).undeclared == ["west"]
+    assert report_on(RotationRecord(rotation=rotation(State.SOAKED, now=T)), seen).undeclared == ["west"]
+    assert report_on(RotationRecord(), world()).undeclared == []
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_where_another_ca_issues_still_is_told_whether_or_not_a_rotation_is_unde
         (commands(new=OLD), "signs already"),
     ],
 )
-def test_a_start_that_would_be_refused_is_told_as_the_machine_refuses_it(given: Commands, words: str) -> None:
-    plan = tell(RotationRecord(), world(), given).plan
+def test_a_plan_that_would_be_refused_gives_the_reason_of_the_refusal(given: Commands, words: str) -> None:
+    plan = report_on(RotationRecord(), world(), given).plan
     assert plan is not None
     assert words in plan.problem
     assert plan.remedy
@@ -88,14 +88,14 @@ def test_a_start_that_would_be_refused_is_told_as_the_machine_refuses_it(given: 
 
 
 def test_a_back_end_that_is_too_small_is_an_unmet_condition_of_the_plan() -> None:
-    plan = tell(RotationRecord(), world(capacity=Capacity(rate=40, quota=20))).plan
+    plan = report_on(RotationRecord(), world(capacity=Capacity(rate=40, quota=20))).plan
     assert plan is not None
     assert (plan.rate, plan.quota) == (40, 20)
     assert [c.name for c in plan.conditions if not c.met] == ["capacity"]
 
 
 def test_while_a_rotation_is_under_way_there_is_no_plan_but_what_would_fail() -> None:
-    report = tell(RotationRecord(rotation=rotation(State.PUBLISHING, T)), world())
+    report = report_on(RotationRecord(rotation=rotation(State.PUBLISHING, T)), world())
     assert report.plan is None
     assert (report.number, report.state, report.open) == (3, "PUBLISHING", False)
     by_side = {(loss.side, loss.at_removal): loss.clusters for loss in report.losses}
@@ -107,17 +107,17 @@ def test_while_a_rotation_is_under_way_there_is_no_plan_but_what_would_fail() ->
 
 def test_a_deadline_spares_what_ends_before_it() -> None:
     emergency = rotation(State.EMERGENCY, T, deadline=T + 7200)
-    report = tell(RotationRecord(rotation=emergency), world())
+    report = report_on(RotationRecord(rotation=emergency), world())
     assert [loss for loss in report.losses if loss.side == "old" and loss.at_removal] == []
 
 
-def test_a_cluster_that_returns_is_told_with_what_it_waits_for() -> None:
+def test_a_returning_cluster_is_reported_with_its_unmet_conditions() -> None:
     out = Quarantine(reason="r", author="a", since=T - 60)
     record = RotationRecord(
         rotation=rotation(State.ACTIVE, T),
         quarantined={"east": msgspec.structs.replace(out, returning=True), "west": out},
     )
-    report = tell(record, world())
+    report = report_on(record, world())
     assert set(report.returning) == {"east"}
     assert "return_read_back" in {c.name for c in report.returning["east"]}
     assert all(not c.met for c in report.returning["east"])
@@ -130,17 +130,17 @@ def test_two_hundred_clusters_stay_a_small_document() -> None:
         clusters=dict.fromkeys(names, facts),
         expiry_bounds={Delivered(name, INTERMEDIATE, 1): T + 3600 for name in names},
     )
-    report = tell(RotationRecord(rotation=rotation(State.PUBLISHING, T)), seen)
+    report = report_on(RotationRecord(rotation=rotation(State.PUBLISHING, T)), seen)
     assert len(report.conditions) == MOST_CONDITIONS
     assert not report.conditions[0].met
     assert all(len(loss.clusters) == 200 for loss in report.losses)
     assert len(encode(report)) < 120_000
 
 
-def test_what_an_own_anchor_waits_for_is_told_until_it_is_retired() -> None:
+def test_conditions_for_dropping_a_member_ca_are_reported_until_it_is_retired() -> None:
     conditions = (
         Condition(name="own_matrix", met=False, detail="a pair", cluster="east"),
-        Condition(name="own_read_back", met=True, detail="held", cluster="west"),
+        Condition(name="own_read_back", met=True, detail="read back", cluster="west"),
         Condition(name="own_earlier", met=False, detail="say it", cluster="west"),
     )
     dropping = {"ab" * 32: Verdict(conditions), "cd" * 32: Verdict(())}
@@ -150,7 +150,7 @@ def test_what_an_own_anchor_waits_for_is_told_until_it_is_retired() -> None:
     }
 
 
-def test_what_holds_trust_is_told_within_bounds_and_with_every_pin() -> None:
+def test_dependents_are_reported_within_bounds_and_with_every_pin() -> None:
     strange = frozenset(f"{number:064x}" for number in range(500))
     observed = frozenset({ROOT, NEW_ROOT}) | strange
     facts = ClusterFacts(
@@ -159,7 +159,7 @@ def test_what_holds_trust_is_told_within_bounds_and_with_every_pin() -> None:
         webhooks=(Webhook(name="mutating/a", istiod="istio-system/istiod", anchors=observed),),
     )
     seen = world(clusters=dict.fromkeys(NAMES, facts), pins=frozenset({ROOT, NEW_ROOT}))
-    plan = tell(RotationRecord(), seen).plan
+    plan = report_on(RotationRecord(), seen).plan
     assert plan is not None
     assert len(plan.dependents) == 2 * len(NAMES)
     for holder in plan.dependents:

@@ -1,4 +1,4 @@
-"""State that is set back or restored heals, and is told: when, what was found, and what the hub did."""
+"""State that is set back or restored recovers, and the setback is reported: when, what was found, what the hub did."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def observed(store: FileStore) -> set[str]:
     return {a.sha256 for a in decode(stored.data, Generation, key="generation").anchors}
 
 
-async def test_what_is_in_force_is_set_back_under_a_leader(tmp_path: Path) -> None:
+async def test_current_is_set_back_under_a_leader(tmp_path: Path) -> None:
     """The newer generation's root is not lost with it, and its number is not used again."""
     clock = VirtualClock()
     store = FailingStore(tmp_path / "state", clock)
@@ -77,7 +77,7 @@ async def test_what_is_in_force_is_set_back_under_a_leader(tmp_path: Path) -> No
     assert len(made.setbacks) == 1
 
 
-async def test_what_is_in_force_is_set_back_while_nobody_leads(tmp_path: Path) -> None:
+async def test_current_is_set_back_while_no_controller_leads(tmp_path: Path) -> None:
     """A leader that begins knows it from the signers alone."""
     clock = VirtualClock()
     store = FailingStore(tmp_path / "state", clock)
@@ -96,7 +96,7 @@ async def test_what_is_in_force_is_set_back_while_nobody_leads(tmp_path: Path) -
     assert ((await current(store)).number, len(later.setbacks)) == (3, 1)
 
 
-@pytest.mark.parametrize("led", [True, False], ids=["under a leader", "while nobody leads"])
+@pytest.mark.parametrize("led", [True, False], ids=["under a leader", "without a leader"])
 async def test_no_number_is_used_again_after_a_restored_backup(tmp_path: Path, led: bool) -> None:
     """The later generation is gone with what named it: its number is known to the leader, or to signers."""
     clock = VirtualClock()
@@ -150,7 +150,7 @@ def removing(old: Side, new: Side) -> RotationRecord:
     )
 
 
-@pytest.mark.parametrize("gone", [False, True], ids=["named no more", "gone"])
+@pytest.mark.parametrize("gone", [False, True], ids=["no longer named", "gone"])
 async def test_who_waits_for_a_wave_is_not_given_what_was_set_back_to(tmp_path: Path, gone: bool) -> None:
     """It lacks the new root, and others sign under that: the cluster keeps what it was given before."""
     clock = VirtualClock()
@@ -207,8 +207,8 @@ async def test_who_waits_for_a_wave_gets_from_a_new_leader_what_signers_deliver(
     assert {anchor.sha256 for anchor in given.anchors} == {new.root}
 
 
-async def test_what_was_set_back_is_in_the_record(tmp_path: Path, config: HubConfig) -> None:
-    """Each once, so that status tells of it, whoever leads."""
+async def test_setbacks_are_in_the_record(tmp_path: Path, config: HubConfig) -> None:
+    """Each once, so that status reports it under any leader."""
     clock = VirtualClock()
     leading = Leading(FailingStore(tmp_path, clock), clock, config)
     found = Setback(at=clock.now().timestamp(), what="generation 1 was found", done="a new one is made")
@@ -303,7 +303,7 @@ async def test_a_record_that_is_set_back_under_a_leader_is_written_again(
     assert decode(stored.data, RotationRecord, key=ROTATION) == record
 
 
-async def test_a_record_that_is_older_than_the_orders_stands_still(tmp_path: Path, config: HubConfig) -> None:
+async def test_a_record_older_than_the_directives_does_not_advance(tmp_path: Path, config: HubConfig) -> None:
     clock = VirtualClock()
     store = FailingStore(tmp_path, clock)
     _, older = await recorded(store, clock, config)
@@ -336,7 +336,7 @@ def published(case: Case, pem: bytes, number: int, *, hub: str = OWN) -> Observe
     return msgspec.structs.replace(case.observed(pem, hub), generation=number)
 
 
-def test_a_cluster_that_holds_a_later_generation_than_the_state_knows_is_left_as_it_is() -> None:
+def test_a_cluster_with_a_later_generation_than_the_state_is_left_unchanged() -> None:
     """A state that was restored as a whole remembers nothing of what was published since; the members do."""
     case = cluster()
     later = published(case, LATER.pem, 3)
@@ -360,7 +360,7 @@ def test_a_cluster_that_holds_a_later_generation_than_the_state_knows_is_left_as
     [(LATER, 0, OWN), (LATER, 1, OWN), (MINE, 3, OWN), (MINE, 0, "")],
     ids=["no number", "a number that is known", "known content", "known content without a mark"],
 )
-def test_one_writer_of_one_object_does_not_bring_that_about(
+def test_one_object_alone_does_not_make_a_cluster_ahead_of_the_state(
     other: pki.Authority, number: int, hub: str
 ) -> None:
     case = cluster()
@@ -371,7 +371,7 @@ def test_one_writer_of_one_object_does_not_bring_that_about(
     assert not case.joining.stays("shop", published(case, LATER.pem, 10**9))
 
 
-def test_once_this_process_has_seen_what_it_knows_a_later_number_is_an_edit() -> None:
+def test_a_later_number_is_an_edit_once_known_content_was_seen() -> None:
     case = cluster()
     case.show(FIRST, published(case, MINE.pem, 1))
     for namespace in ("shop", FIRST):
@@ -379,9 +379,7 @@ def test_once_this_process_has_seen_what_it_knows_a_later_number_is_an_edit() ->
     assert case.joining.ahead == 0
 
 
-def test_a_publication_that_was_killed_in_the_middle_is_recognised_by_the_first_namespace_and_another() -> (
-    None
-):
+def test_an_interrupted_publication_is_recognised_by_the_first_namespace_and_another() -> None:
     """Or one that some namespace refused: it holds what the state knows, and proves nothing for the others."""
     case = cluster()
     case.show("refuses", published(case, MINE.pem, 1))
@@ -395,7 +393,7 @@ def test_a_publication_that_was_killed_in_the_middle_is_recognised_by_the_first_
     assert case.joining.ahead == 0, "what it knows was seen in the first one: the rest is an edit"
 
 
-def test_many_writers_elsewhere_do_not_bring_it_about_where_the_first_namespace_is_known() -> None:
+def test_other_namespaces_alone_do_not_make_a_cluster_ahead_of_the_state() -> None:
     case = cluster()
     case.show(FIRST, published(case, MINE.pem, 1))
     for namespace in ("shop", "bank", "stall"):
@@ -403,7 +401,7 @@ def test_many_writers_elsewhere_do_not_bring_it_about_where_the_first_namespace_
     assert case.joining.ahead == 0
 
 
-def test_an_operator_who_adopts_the_hub_s_own_identity_goes_on_with_the_state_as_it_is() -> None:
+def test_adopting_the_hubs_own_identity_accepts_the_state_as_it_is() -> None:
     case = cluster(hub=HubIdentity(OWN, frozenset({OWN})))
     case.show(FIRST, published(case, LATER.pem, 3))
     assert case.joining.ahead == 0
@@ -417,7 +415,7 @@ def test_a_generation_is_written_with_its_number_and_read_back_within_bounds() -
     assert number_in({NUMBER: "9" * 12}) == 10**12 - 1
 
 
-async def test_nothing_is_issued_in_such_a_cluster_and_a_restart_does_not_forget_it(
+async def test_nothing_is_issued_in_a_cluster_ahead_of_the_state_also_after_a_restart(
     tmp_path: Path, config: HubConfig
 ) -> None:
     clock = VirtualClock()
@@ -442,7 +440,7 @@ async def test_nothing_is_issued_in_such_a_cluster_and_a_restart_does_not_forget
     assert await again.issue_directives() == SigningDirectives()
 
 
-async def test_nothing_is_issued_where_another_hub_publishes_and_a_restart_does_not_forget_it(
+async def test_nothing_is_issued_where_another_hub_publishes_also_after_a_restart(
     tmp_path: Path, config: HubConfig
 ) -> None:
     store = FailingStore(tmp_path, VirtualClock())

@@ -1,4 +1,4 @@
-"""A running controller whose state is set back: it heals, whoever led before, clusters get it, and the record tells."""
+"""A running controller whose state is set back: it recovers, whichever replica led before, and records the setback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def two_generations(world: World) -> bytes:
 
 
 async def healed(world: World, replica: str) -> list[Setback]:
-    """What the record tells once a generation above both is published, with both roots."""
+    """The setbacks in the record once a generation above both is published, with both roots."""
     await world.until(lambda report: report.generation == 3, replica=replica)
     generation = await in_force(world.store)
     assert generation is not None
@@ -41,7 +41,7 @@ async def healed(world: World, replica: str) -> list[Setback]:
     return record.setbacks
 
 
-async def test_under_it(one: World) -> None:
+async def test_state_set_back_under_a_leader_recovers(one: World) -> None:
     async with one.controller():
         older = await two_generations(one)
         await one.store.write(CURRENT, older)
@@ -49,7 +49,7 @@ async def test_under_it(one: World) -> None:
         assert "generation 1 was found in force" in found.what
 
 
-async def test_before_it_began(one: World) -> None:
+async def test_state_set_back_before_a_leader_began_recovers(one: World) -> None:
     """It knows it from the signers alone; the pin of the second root is gone meanwhile."""
     async with one.controller():
         older = await two_generations(one)

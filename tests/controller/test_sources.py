@@ -143,7 +143,7 @@ def test_a_root_is_not_replaced_by_one_whose_file_cannot_be_read() -> None:
     assert "stays until every pinned anchor was read" in plan.withheld
     mended = gather_pins(pins, {Path("b.pem"): good("b"), Path("c.pem"): good("c")}, known)
     both = plan_bundle(mended, before).bundle
-    assert names_of(both) == {"a", "b", "c"}, "first everybody trusts more, then less"
+    assert names_of(both) == {"a", "b", "c"}, "first every cluster trusts more, then less"
     assert names_of(plan_bundle(mended, both).bundle) == {"b", "c"}
 
 
@@ -238,7 +238,7 @@ async def test_chains_that_signers_report_are_all_of_them_or_a_problem(tmp_path:
     assert found.problem
 
 
-async def test_files_are_read_whole_and_failures_are_told(tmp_path: Path) -> None:
+async def test_files_are_read_whole_and_failures_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.pem").write_bytes(pki.root("a").pem)
     (tmp_path / "large.pem").write_bytes(b"\n" * (1024 * 1024 + 1))
     paths = [tmp_path / name for name in ("a.pem", "large.pem", "missing.pem", ".")]
@@ -258,7 +258,7 @@ def test_what_clusters_hold_becomes_proposals_and_nothing_else() -> None:
     proposals.note_content("east", b"not PEM", where="shop", now=3.0)
     found = proposals.open(pins=frozenset({pki.root("a").certificate.sha256}), clusters=["east"])
     assert [(p.sha256, p.first_seen, p.origin) for p in found] == [(own.certificate.sha256, 1.0, "shop")]
-    assert found[0].pem == own.pem.decode(), "whoever accepts it needs the certificate itself"
+    assert found[0].pem == own.pem.decode(), "the certificate itself is needed to accept it"
     assert proposals.open(pins=frozenset(), clusters=["west"]) == []
 
 
@@ -359,7 +359,7 @@ def test_what_the_hub_wrote_over_stays_and_what_was_taken_back_goes() -> None:
     assert listed() == set()
 
 
-def wish(sha256: str, operation: str = "1") -> Dismissal:
+def dismissal(sha256: str, operation: str = "1") -> Dismissal:
     return Dismissal(sha256=sha256, author="ops", at=5.0, reason="ours, gone", operation=operation)
 
 
@@ -372,19 +372,19 @@ def test_dismissed_is_dismissed_until_it_has_been_away() -> None:
     def listed() -> list[str]:
         return [p.cluster for p in proposals.open(pins=frozenset(), clusters=["east", "west"])]
 
-    assert proposals.dismiss(wish(sha256), cluster="east") == ["east"]
-    assert proposals.dismiss(wish(sha256), cluster="east") == ["east"], "the same operation, heard again"
+    assert proposals.dismiss(dismissal(sha256), cluster="east") == ["east"]
+    assert proposals.dismiss(dismissal(sha256), cluster="east") == ["east"], "the same operation, seen again"
     with pytest.raises(OperationRefused, match="no open proposal"):
-        proposals.dismiss(wish(sha256, "2"), cluster="east")
+        proposals.dismiss(dismissal(sha256, "2"), cluster="east")
     proposals.note_content("east", pki.root("stranger").pem, where="", place="bank", now=2.0)
     assert listed() == ["west"]
     proposals.settle("east", frozenset({sha256}), hides=hub_holds(set()))
     proposals.note_content("east", pki.root("stranger").pem, where="", place="bank", now=3.0)
-    assert listed() == ["west"], "it is still held"
+    assert listed() == ["west"], "it is still there"
     proposals.settle("east", frozenset(), hides=hub_holds({"bank", "shop"}))
     proposals.note_content("east", pki.root("stranger").pem, where="", place="bank", now=4.0)
     assert listed() == ["east", "west"], "it came back"
-    proposals.dismiss(wish(sha256, "3"))
+    proposals.dismiss(dismissal(sha256, "3"))
     assert listed() == []
 
 

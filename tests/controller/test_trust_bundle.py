@@ -178,7 +178,7 @@ async def test_another_writer_gets_fewer_answers_and_is_named(one: World) -> Non
         await eventually(lambda: observed(one) == bundle)
 
 
-async def test_without_the_right_it_is_told_once_and_counts_nowhere(one: World) -> None:
+async def test_a_missing_right_is_reported_and_affects_no_gate_or_health(one: World) -> None:
     prepare(one, "v1", grant=False)
     async with one.controller():
         report = await reported(one, "forbidden")

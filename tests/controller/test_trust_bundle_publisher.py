@@ -1,6 +1,6 @@
 """The publisher of ClusterTrustBundles alone, in the sandbox and on the real API servers of the contract's tests.
 
-It has the rights of ``manifests/member/cluster-trust-bundle`` for an object of its own name, and nobody else's.
+It has the rights of ``manifests/member/cluster-trust-bundle`` for an object of its own name, and for no other.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Place:
         found = await self.admin.get(self.path)
         return None if found.status == 404 else str(found.json["spec"]["trustBundle"])
 
-    async def until_held(self, pem: str | None, limit: float = PATIENCE) -> None:
+    async def until_published(self, pem: str | None, limit: float = PATIENCE) -> None:
         async with asyncio.timeout(limit):
             while await self.holds() != pem or (pem is not None and not self.publisher.met):
                 await asyncio.sleep(0.1)
@@ -140,15 +140,15 @@ async def place(
 
 async def test_it_is_made_followed_and_put_back(place: Place) -> None:
     place.aim(ONE)
-    await place.until_held(ONE)
+    await place.until_published(ONE)
     obj = (await place.admin.get(place.path)).json
     assert [entry["manager"] for entry in obj["metadata"]["managedFields"]] == ["federation-hub"]
     place.aim(ONE + TWO, 2)
-    await place.until_held(ONE + TWO)
+    await place.until_published(ONE + TWO)
     await place.put(OTHER)
-    await place.until_held(ONE + TWO)
+    await place.until_published(ONE + TWO)
     await place.admin.delete(place.path)
-    await place.until_held(ONE + TWO)
+    await place.until_published(ONE + TWO)
     report = place.publisher.report()
     assert (report.state, report.writes, report.restored, report.version) == ("current", 4, 2, "v1beta1")
     assert "pilot-discovery" in {writer for observed in place.seen if observed for writer in observed.writers}
@@ -165,13 +165,13 @@ async def test_who_does_not_lead_reads_and_does_not_write(place: Place) -> None:
     assert (await place.holds(), place.publisher.writes) == (OTHER, 0)
     assert place.publisher.status().state == "pending"
     place.decided["allowed"] = True
-    await place.until_held(ONE)
+    await place.until_published(ONE)
 
 
 async def test_what_another_writer_put_there_to_the_byte_is_left_alone(place: Place) -> None:
     await place.put(ONE)
     place.aim(ONE)
-    await place.until_held(ONE)
+    await place.until_published(ONE)
     await asyncio.sleep(1)
     assert (place.publisher.writes, place.publisher.existed) == (0, True)
     assert place.publisher.status().state == "current"
@@ -187,10 +187,10 @@ async def test_what_is_kept_is_not_written_over(place: Place) -> None:
     await asyncio.sleep(1)
     assert await place.holds() == OTHER
     place.decided["keeps"] = False
-    await place.until_held(ONE)
+    await place.until_published(ONE)
 
 
-async def test_a_bundle_that_the_server_refuses_is_told_with_its_reason(place: Place) -> None:
+async def test_a_bundle_that_the_server_refuses_is_reported_with_the_reason(place: Place) -> None:
     place.aim("not a certificate")
     async with asyncio.timeout(PATIENCE):
         while "at least one trust anchor" not in place.publisher.status().detail:
@@ -198,4 +198,4 @@ async def test_a_bundle_that_the_server_refuses_is_told_with_its_reason(place: P
     status = place.publisher.status()
     assert (status.state, status.counted) == ("pending", False), "it was never there"
     place.aim(ONE)
-    await place.until_held(ONE)
+    await place.until_published(ONE)

@@ -34,7 +34,7 @@ from tests.controller.test_publication import PEM, SHA, generation
 
 NAME = "istio.io:istiod-ca:root-cert"
 TARGET = BundleTarget.of(generation(), PublicationConfig())
-HELD = ObservedTrustBundle(SHA)
+UP_TO_DATE = ObservedTrustBundle(SHA)
 
 
 def bundle(pem: Any = PEM, managed: Any = None, **more: Any) -> bytes:
@@ -96,9 +96,9 @@ PROBLEMS = st.sampled_from([None, FORBIDDEN, ClusterTimeout("late"), ClusterInva
 
 @st.composite
 def observations(draw: st.DrawFn) -> Observed:
-    """Whatever a publisher can have seen: nothing is met that is not there."""
-    observed = draw(st.sampled_from([None, HELD, ObservedTrustBundle("other", ("pilot-discovery",))]))
-    met = observed == HELD
+    """Any observation a publisher can make; only a bundle that is there meets the target."""
+    observed = draw(st.sampled_from([None, UP_TO_DATE, ObservedTrustBundle("other", ("pilot-discovery",))]))
+    met = observed == UP_TO_DATE
     return Observed(
         version=draw(st.sampled_from([None, "", *VERSIONS])),
         problem=draw(PROBLEMS),
@@ -145,7 +145,7 @@ def test_every_state_but_the_best_says_why_and_what_is_forbidden_what_to_do(seen
         assert not status.counted
 
 
-KNOWN = Observed(version="v1", readable=True, bundle=HELD, met=True, known=True)
+KNOWN = Observed(version="v1", readable=True, bundle=UP_TO_DATE, met=True, known=True)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,9 @@ KNOWN = Observed(version="v1", readable=True, bundle=HELD, met=True, known=True)
         (replace(KNOWN, met=False, yielded=True, writers=("x",)), "pending", True, "x"),
     ],
 )
-def test_each_case_is_told_as_what_it_is(seen: Observed, state: str, counted: bool, words: str) -> None:
+def test_each_observation_gives_its_state_and_reason(
+    seen: Observed, state: str, counted: bool, words: str
+) -> None:
     status = assess(seen)
     assert (status.state, status.counted) == (state, counted)
     assert words in status.detail
@@ -244,4 +246,4 @@ async def test_it_is_remembered_until_the_operator_switches_it_off(tmp_path: Any
     assert (east.trust_bundle, west.trust_bundle) == (True, False)
     assert await arrive(east=None, west=True) == ["east", "west"]
     assert await arrive(east=False, west=None) == ["west"]
-    assert await arrive(east=None) == [], "nobody knows of a cluster that is not registered"
+    assert await arrive(east=None) == [], "a cluster that is not registered is not remembered"

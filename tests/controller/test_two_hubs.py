@@ -1,4 +1,4 @@
-"""Objects of another hub, told by their mark: left alone until this hub has published everywhere, then restored."""
+"""Objects of another hub, known by their mark: left alone until this hub has published everywhere, then restored."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_once_published_everywhere_a_mark_is_an_edit() -> None:
     assert not case.joining.stays("shop", case.observed(THEIRS.pem, OTHER))
 
 
-def test_an_adopted_hub_s_objects_are_taken_over_but_not_its_roots() -> None:
+def test_objects_of_an_adopted_hub_are_taken_over_but_not_its_roots() -> None:
     case = Case(hub=HubIdentity(OWN, frozenset({OTHER})))
     case.show("shop", case.observed(THEIRS.pem, OTHER))
     assert not case.joining.other_hub
@@ -146,7 +146,7 @@ def test_an_adopted_hub_s_objects_are_taken_over_but_not_its_roots() -> None:
     assert not case.joining.keeps("shop", case.observed(MINE.pem, OTHER))
 
 
-def test_what_an_earlier_release_wrote_is_this_hub_s_where_it_published_that() -> None:
+def test_unmarked_content_counts_as_this_hubs_only_if_this_hub_published_it() -> None:
     case = Case()
     assert case.joining.keeps("shop", case.observed(THEIRS.pem)), "a field manager's name proves nothing"
     assert not case.joining.keeps("shop", case.observed(MINE.pem))
@@ -219,7 +219,7 @@ async def test_of_two_that_see_no_mark_one_alone_writes(one: World) -> None:
                 clock=clock,
                 jitter=random.Random(number),
                 allowed=lambda: True,
-                stays=lambda _namespace, _held: False,
+                stays=lambda _namespace, _observed: False,
                 joins=lambda: False,
                 must_claim=lambda namespace, _: namespace == FIRST,
             )

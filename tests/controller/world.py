@@ -87,8 +87,8 @@ def leaf_for(
     )
 
 
-class Door:
-    """A signer's listener: verifies nothing about its callers, but answers as the real one does."""
+class ListenerStub:
+    """A signer's listener that verifies nothing about its callers, but answers as the real one does."""
 
     def __init__(self, store: FileStore) -> None:
         self.store = store
@@ -103,7 +103,7 @@ class Door:
         self.show(self.authority)
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Door]:
+    async def running(self) -> AsyncIterator[ListenerStub]:
         assert self.credentials is not None
         credentials = self.credentials.grpc()
         server = grpc.aio.server()
@@ -123,7 +123,7 @@ class Door:
         if (authority, names) == self.shown:
             return
         self.shown = authority, names
-        key = pki.key("door")
+        key = pki.key("listener")
         san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names or (HUB,)])
         serving = leaf_for(authority, san, key.public_key())
         self.chain_pem = (serving.pem + authority.chain_pem).decode()
@@ -163,7 +163,7 @@ class World:
     """The clusters, the configuration and the controllers of one test."""
 
     def __init__(
-        self, directory: Path, clusters: dict[str, SandboxCluster], listener: Door, store: FileStore
+        self, directory: Path, clusters: dict[str, SandboxCluster], listener: ListenerStub, store: FileStore
     ) -> None:
         self.directory = directory
         self.clusters = clusters
@@ -306,7 +306,7 @@ class World:
         """Say for the listener what a signer would report of it."""
         now = self.clock.now().timestamp()
         report = SignerReport(
-            replica="door",
+            replica="listener",
             started=now,
             updated=now,
             heartbeat=60.0,
@@ -314,7 +314,7 @@ class World:
             address=f"127.0.0.1:{self.listener.port}",
             serving_pem=self.listener.chain_pem,
         )
-        await self.store.write("signers/door", encode(report))
+        await self.store.write("signers/listener", encode(report))
 
     async def report(self, replica: str = "one") -> ControllerReport | None:
         """What the controller has written to the store."""
@@ -375,7 +375,7 @@ async def open_world(directory: Path, *names: str) -> AsyncIterator[World]:
     async with contextlib.AsyncExitStack() as stack:
         clusters = {name: await stack.enter_async_context(SandboxCluster(name)) for name in names}
         store = FileStore(directory / "state", SystemClock())
-        listener = Door(store)
+        listener = ListenerStub(store)
         await stack.enter_async_context(listener.running())
         world = World(directory, clusters, listener, store)
         world.register()

@@ -18,13 +18,13 @@ class Request:
 
 @dataclass
 class LateApi:
-    """In front of a real session. ``hold`` and ``lose`` name the methods that suffer."""
+    """In front of a real session: requests of the methods in ``delay`` wait, answers to those in ``lose`` are lost."""
 
     api: KubernetesApi
-    hold: set[str] = field(default_factory=set)
+    delay: set[str] = field(default_factory=set)
     lose: set[str] = field(default_factory=set)
     sent: list[Request] = field(default_factory=list)
-    observed: list[Request] = field(default_factory=list)
+    delayed: list[Request] = field(default_factory=list)
 
     async def request(
         self,
@@ -38,8 +38,8 @@ class LateApi:
         timeout: float | None = None,
     ) -> bytes:
         request = Request(method, path, body)
-        if method in self.hold:
-            self.observed.append(request)
+        if method in self.delay:
+            self.delayed.append(request)
             raise ClusterTimeout("no answer in time", where="late")
         self.sent.append(request)
         answer = await self.api.request(
@@ -57,13 +57,13 @@ class LateApi:
         return answer
 
     async def land(self) -> int:
-        """Carry out what was held; how many of them changed anything."""
+        """Carry out the delayed requests; how many of them changed anything."""
         landed = 0
-        for request in self.observed:
+        for request in self.delayed:
             try:
                 await self.api.request(request.method, request.path, body=request.body)
                 landed += 1
             except ClusterConflict:
                 pass
-        self.observed.clear()
+        self.delayed.clear()
         return landed

@@ -145,7 +145,7 @@ class Objects:
             made = await self.api.apply(
                 f"{path}/{name}",
                 {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}},
-                "somebody",
+                "another-manager",
                 force=True,
             )
             assert made.status in {200, 201, 422}, made.raw

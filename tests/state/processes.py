@@ -32,7 +32,7 @@ async def write_on(store: StateStore) -> None:
 
 
 async def overwrite_on(store: StateStore) -> None:
-    """As :func:`write_on`, over whatever is there."""
+    """As :func:`write_on`, overwriting any document that is there."""
     await asyncio.to_thread(sys.stdin.readline)
     found = await store.read("horizons/one")
     number = int(found.data.split()[0]) if found else 0
@@ -43,7 +43,7 @@ async def overwrite_on(store: StateStore) -> None:
 
 
 async def count(store: StateStore, times: int) -> None:
-    """Add one to the document so many times, against everybody else who does."""
+    """Add one to the document that many times, in competition with other processes."""
     for _ in range(times):
         while True:
             found = await store.read("current")

@@ -1,4 +1,4 @@
-"""What every state store does, whatever it keeps its documents in."""
+"""What every state store does, regardless of where it keeps its documents."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_new_and_of_a_version_is_a_contradiction(store: StateStore) -> Non
             await store.write(key, b"2", expected=version, create=True)
 
 
-async def test_the_last_writer_wins_whoever_wrote_before(store: StateStore, place: Place) -> None:
+async def test_without_an_expected_version_the_last_writer_wins(store: StateStore, place: Place) -> None:
     async with place.opened() as other:
         for number in range(3):
             await store.write("signers/a", b"mine %d" % number)
@@ -199,7 +199,7 @@ async def test_a_damaged_document_is_never_absent(store: StateStore, place: Plac
         ("horizons/a", "a backup are too early"),
     ],
 )
-async def test_what_to_do_about_a_damaged_document_goes_by_what_it_says(
+async def test_the_remedy_for_a_damaged_document_depends_on_its_kind(
     store: StateStore, place: Place, key: str, reported: str
 ) -> None:
     await store.write(key, b"the payload")
@@ -216,7 +216,7 @@ async def test_what_to_do_about_a_damaged_document_goes_by_what_it_says(
     "data",
     [b"", b"[]", b'{"replica":"\xff"}', b'{"replica":' + b"[" * 100_000, b'{"replica":"a","rows":[[]]}'],
 )
-def test_whatever_bytes_are_no_document_are_told_as_damaged(data: bytes) -> None:
+def test_bytes_that_are_no_document_are_reported_as_damaged(data: bytes) -> None:
     with pytest.raises(StateDamaged, match=r"is not an? ExpiryBoundTable"):
         decode(data, ExpiryBoundTable, key="horizons/a")
 

@@ -23,7 +23,7 @@ from tests.support.patience import PATIENCE
 
 
 async def test_a_hung_disk_is_an_error_in_time_and_its_write_never_lands_late(tmp_path: Path) -> None:
-    """Another process sits in a write: the lock is held, as it is while its disk hangs."""
+    """Another process is in a write and has the lock, as it would while its disk hangs."""
     directory = tmp_path / "state"
     store = FileStore(directory, SystemClock(), timeout=0.2)
     await store.write("current", b"before")
@@ -97,7 +97,7 @@ async def test_a_killed_leader_is_followed_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_lock_file_that_was_replaced_ends_leadership(tmp_path: Path) -> None:
-    """Whoever removes the file lets a second process lock a new one: the first must know that it leads no more."""
+    """If the file is removed, a second process can lock a new one: the first must notice that it no longer leads."""
     clock = VirtualClock()
     store = FileStore(tmp_path / "state", clock)
     async with store.lead("controller", identity="a") as leadership:

@@ -174,7 +174,7 @@ async def test_a_file_where_the_directory_should_be(tmp_path: Path) -> None:
 
 
 async def test_a_read_only_place_is_unavailable_with_a_remedy() -> None:
-    """/proc takes no directory from anybody, not even from root."""
+    """/proc takes no directory from any user, not even from root."""
     if sys.platform != "linux":
         pytest.skip("needs /proc")
     with pytest.raises(StateUnavailable) as caught:

@@ -181,10 +181,10 @@ async def test_a_write_that_was_given_up_does_not_land_over_a_newer_one(late: La
     network, store = late
     if there:
         await store.write("horizons/a", b"before")
-    network.hold = {"POST", "PUT"}
+    network.delay = {"POST", "PUT"}
     with pytest.raises(StateUnavailable, match="no answer in time"):
         await store.write("horizons/a", b"given up")
-    network.hold = set()
+    network.delay = set()
     newer = await store.write("horizons/a", b"newer")
     assert await network.land() == 0
     found = await store.read("horizons/a")
@@ -195,7 +195,7 @@ async def test_a_write_that_was_given_up_does_not_land_over_a_newer_one(late: La
 async def test_a_removal_that_was_given_up_takes_no_newer_document_with_it(late: Late) -> None:
     network, store = late
     await store.write("signers/a", b"old")
-    network.hold = {"DELETE"}
+    network.delay = {"DELETE"}
     with pytest.raises(StateUnavailable):
         await store.delete("signers/a")
     await store.write("signers/a", b"new")
@@ -226,7 +226,9 @@ async def test_what_kubernetes_would_take_for_any_version_is_not_sent(late: Late
     assert network.sent == []
 
 
-async def test_two_that_write_the_same_document_are_told(box: SandboxCluster, store: KubernetesStore) -> None:
+async def test_two_writers_of_the_same_document_are_reported(
+    box: SandboxCluster, store: KubernetesStore
+) -> None:
     await store.write("signers/a", b"before")
     with (
         box.faults.inject(Answer(409, "Conflict", "the object has been modified"), verb="update") as fault,
@@ -332,10 +334,10 @@ async def test_what_an_object_looks_like(boxed: Objects) -> None:
 
 
 async def test_no_token_is_in_an_error(box: SandboxCluster, boxed: Objects) -> None:
-    token = box.user_token("nobody")
-    kubeconfig = box.write_kubeconfig(boxed.kubeconfig, "nobody", token=token)
+    token = box.user_token("unprivileged")
+    kubeconfig = box.write_kubeconfig(boxed.kubeconfig, "unprivileged", token=token)
     async with replace(boxed, kubeconfig=kubeconfig).opened() as store:
         with pytest.raises(StateUnavailable, match="403") as caught:
             await store.read("current")
     assert token not in caught.value.diagnostics()
-    assert "nobody" in caught.value.diagnostics()
+    assert "unprivileged" in caught.value.diagnostics()

@@ -1,4 +1,4 @@
-"""Leadership by a Lease: never two at once, whatever the API server, the clocks and the processes do."""
+"""Leadership by a Lease: never two at once under any fault of the API server, the clocks or the processes."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ async def test_leadership_ends_by_the_deadline_where_it_cannot_be_renewed(
             await first.clock.advance(TIMINGS.every)
             assert not first.observed
         await first.pass_time(20)
-        assert not first.observed  # nor ever again: it has to be elected anew
+        assert not first.observed  # nor later: it has to be elected again
 
 
 async def test_a_short_outage_ends_no_leadership(box: SandboxCluster, place: Objects) -> None:
@@ -168,15 +168,15 @@ async def test_a_short_outage_ends_no_leadership(box: SandboxCluster, place: Obj
         assert first.observed
 
 
-async def test_a_blocked_process_leads_no_more_when_it_wakes(place: Objects) -> None:
-    """No task has run since: it is the question itself that knows."""
+async def test_a_blocked_process_no_longer_leads_when_it_wakes(place: Objects) -> None:
+    """No task has run since; the query compares the clock itself."""
     async with leader(place) as first:
         first.clock.jump(TIMINGS.deadline)  # no sleeper was woken
         assert not first.observed
 
 
-async def test_a_machine_that_slept_leads_no_more(place: Objects) -> None:
-    """The monotonic clock stands still meanwhile; the wall clock goes on."""
+async def test_a_process_on_a_machine_that_slept_no_longer_leads(place: Objects) -> None:
+    """The monotonic clock stands still meanwhile; the wall clock continues."""
     async with leader(place) as first:
         first.clock.step(TIMINGS.deadline)
         assert not first.observed
@@ -196,7 +196,7 @@ async def test_a_wall_clock_that_was_set_back_prolongs_nothing(place: Objects) -
 async def test_who_waits_trusts_no_clock_but_its_own(
     box: SandboxCluster, place: Objects, skew: float
 ) -> None:
-    """A dead leader's lease is taken over after its duration has been seen to pass, whatever times it holds."""
+    """A dead leader's lease is taken over after its duration has been seen to pass, regardless of the times in it."""
     async with leader(place, "dead") as dead:
         await dead.end()
         await edit(place, holderIdentity="dead_0", leaseDurationSeconds=20)
@@ -210,7 +210,7 @@ async def test_who_waits_trusts_no_clock_but_its_own(
             assert (await lease(place))["holderIdentity"].startswith("b_")
 
 
-async def test_a_lease_that_is_renewed_is_waited_for_for_ever(place: Objects) -> None:
+async def test_a_candidate_never_takes_over_a_lease_that_is_renewed(place: Objects) -> None:
     async with leader(place, "a") as first, candidate(place, "b") as second:
         for _ in range(30):
             await first.pass_time(2)
@@ -240,17 +240,17 @@ async def test_there_are_never_two_where_the_leader_is_cut_off(box: SandboxClust
 
 async def test_a_leader_whose_lease_was_taken_knows_at_the_next_renewal(place: Objects) -> None:
     async with leader(place, "a") as first:
-        await edit(place, holderIdentity="somebody")
+        await edit(place, holderIdentity="another")
         await first.pass_time(3)
         assert not first.observed
         await first.end()
-    assert (await lease(place))["holderIdentity"] == "somebody"  # what is not ours is not given back
+    assert (await lease(place))["holderIdentity"] == "another"  # what is not ours is not given back
 
 
-async def test_a_lease_that_was_removed_is_made_again_by_its_holder_and_a_waiter_is_patient(
+async def test_a_deleted_lease_is_created_again_by_its_holder_while_a_candidate_waits(
     place: Objects,
 ) -> None:
-    """A PUT of a Lease that is not there makes it: the holder's next renewal, unless somebody else was first."""
+    """A PUT of a Lease that is not there makes it: the holder's next renewal, unless another was first."""
     assert place.api is not None
     async with leader(place, "a") as first, candidate(place, "b") as second:
         await second.settled()
@@ -262,7 +262,7 @@ async def test_a_lease_that_was_removed_is_made_again_by_its_holder_and_a_waiter
         assert first.observed
         assert (await lease(place))["holderIdentity"].startswith("a_")
         await place.api.delete(LEASES.format(place.namespace))
-        async with leader(place, "new") as third:  # saw nothing before, so waits for nobody
+        async with leader(place, "new") as third:  # saw no Lease before, so it does not wait
             assert third.observed
             await first.pass_time(3)
             assert not first.observed
@@ -350,12 +350,12 @@ async def test_an_outage_longer_than_the_lease_ends_the_waiting(box: SandboxClus
                 await second.result()
 
 
-async def test_where_the_namespace_is_missing_nobody_leads(box: SandboxCluster, place: Objects) -> None:
-    options = {"timeout": 20.0, "request_timeout": 10.0}  # how soon it is told is not the point
-    async with replace(place, namespace="nowhere", options=options).opened() as store:
+async def test_in_a_missing_namespace_leading_is_an_error(box: SandboxCluster, place: Objects) -> None:
+    options = {"timeout": 20.0, "request_timeout": 10.0}  # how soon it fails is not tested here
+    async with replace(place, namespace="missing", options=options).opened() as store:
         with pytest.raises(StateUnavailable, match="namespace is not there"):
             async with store.lead("controller", identity="a"):
-                pytest.fail("leading nowhere")
+                pytest.fail("leading in a missing namespace")
 
 
 async def test_leaving_does_not_hang_with_the_api_server(box: SandboxCluster, hasty: Objects) -> None:

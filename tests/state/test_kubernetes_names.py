@@ -32,7 +32,7 @@ def test_no_two_keys_share_a_name(keys: tuple[str, str]) -> None:
 
 
 @given(name=st.from_regex(r"federation\.[a-z0-9.y-]{0,20}", fullmatch=True))
-def test_a_name_that_no_key_has_is_nobody_s(name: str) -> None:
+def test_a_name_that_no_key_has_belongs_to_no_key(name: str) -> None:
     key = key_of(name)
     assert key is None or object_name(key) == name
 
@@ -87,7 +87,7 @@ def test_signers_and_controllers_write_to_namespaces_of_their_own() -> None:
 
 
 @given(key=KEYS | st.sampled_from(["signers/a", "horizons/a"]), cut=st.integers(0, 20))
-def test_a_prefix_is_looked_for_wherever_its_keys_may_be(key: str, cut: int) -> None:
+def test_a_prefix_is_looked_for_in_every_namespace_that_may_have_its_keys(key: str, cut: int) -> None:
     both = Namespaces("state")
     assert both.of(key) in both.below(key[:cut])
 

@@ -34,7 +34,7 @@ class Store(FileStore):
             self.ended += 1
 
 
-async def test_they_are_read_a_few_at_a_time_and_each_is_told_by_itself(tmp_path: Path) -> None:
+async def test_documents_are_read_a_few_at_a_time_each_with_its_own_result(tmp_path: Path) -> None:
     store = Store(tmp_path)
     keys = [f"signers/{number}" for number in range(5 * AT_ONCE)]
     for key in keys:
@@ -49,7 +49,7 @@ async def test_they_are_read_a_few_at_a_time_and_each_is_told_by_itself(tmp_path
     assert await read_many(store, []) == {}
 
 
-async def test_a_store_that_fails_is_told_at_once_and_nothing_goes_on_behind(tmp_path: Path) -> None:
+async def test_a_store_failure_is_raised_at_once_and_stops_the_other_reads(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.down = "signers/0"
     with pytest.raises(StateUnavailable, match="no answer"):

@@ -1,4 +1,4 @@
-"""A status server on loopback over a real file store, and somebody who asks it."""
+"""A status server on loopback over a real file store, and a client of it."""
 
 from __future__ import annotations
 

@@ -97,16 +97,16 @@ def rotate(
     if state is State.RETIRED:
         record = replace(record, retired=[ROOT], admitted=[NEW_ROOT])
     hold(world, record)
-    told = conditions or (met("read_back"),)
+    reported = conditions or (met("read_back"),)
     report_rotation(
         world,
         RotationReport(
             computed=world.now - 1,
             number=3,
             state=state.value,
-            open=all(condition.met for condition in told),
+            open=all(condition.met for condition in reported),
             opens_at=opens_at,
-            conditions=list(told),
+            conditions=list(reported),
         ),
     )
 
@@ -138,18 +138,18 @@ def report_rotation(world: World, report: RotationReport) -> None:
 def quarantine(world: World, *names: str, returning: bool = False) -> None:
     """Have these clusters quarantined."""
     record = world.record or RotationRecord()
-    held = {
+    added = {
         name: Quarantine(
             reason="burnt down", author="no token, from 127.0.0.1", since=world.now - 90, returning=returning
         )
         for name in names
     }
-    hold(world, replace(record, quarantined=record.quarantined | held))
+    hold(world, replace(record, quarantined=record.quarantined | added))
 
 
 def plan(now: float, **changes: object) -> RotationReport:
-    """What a leader says at rest, where a rotation could be started."""
-    told = PlanReport(
+    """The report of a leader without a rotation under way, where one could be started."""
+    proposed = PlanReport(
         old=Side(root=ROOT, intermediate=INTERMEDIATE, subject="CN=Mesh M3", root_subject="CN=Root R1"),
         new=Side(
             root=NEW_ROOT, intermediate=NEW_INTERMEDIATE, subject="CN=Mesh M4", root_subject="CN=Root R2"
@@ -162,7 +162,7 @@ def plan(now: float, **changes: object) -> RotationReport:
         quota=20.0,
         conditions=[met("validated", "CN=Mesh M4 may sign and does")],
     )
-    return RotationReport(computed=now - 1, open=True, plan=replace(told, **changes))
+    return RotationReport(computed=now - 1, open=True, plan=replace(proposed, **changes))
 
 
 LOSSES = [
@@ -180,20 +180,20 @@ LOSSES = [
 async def deciding(
     store: StateStore, decide: Callable[[Operation], FederationError | None]
 ) -> AsyncIterator[list[Operation]]:
-    """A leader's queue that decides every operation so; yields what it was asked for."""
-    heard: list[Operation] = []
+    """A leader's queue that decides every operation with ``decide``; yields the operations it got."""
+    requested: list[Operation] = []
     queue = OperationQueue(store, clock=SystemClock(), mac=SEAL)
 
     async def run() -> None:
         while True:
             for operation, version in await queue.pending():
-                heard.append(operation)
+                requested.append(operation)
                 await queue.decide(operation, version, decide(operation))
             await asyncio.sleep(0.02)
 
     task = asyncio.create_task(run())
     try:
-        yield heard
+        yield requested
     finally:
         task.cancel()
         await asyncio.wait([task])

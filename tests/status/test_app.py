@@ -32,10 +32,10 @@ async def test_every_answer_is_what_the_openapi_document_says(start: Start) -> N
         assert (status, document["openapi"]) == (200, "3.1.0")
         paths = {f"/api/v1/{path}": f"/api/v1/{path.replace('/east', '/{name}')}" for path in API}
         paths |= {"/healthz": "/healthz", "/readyz": "/readyz"}
-        for path, told in paths.items():
+        for path, documented in paths.items():
             status, body, _ = await hub.get(path)
             assert status == 200, path
-            check(document, document["paths"][told]["get"]["responses"]["200"]["content"], body)
+            check(document, document["paths"][documented]["get"]["responses"]["200"]["content"], body)
         status, body, response = await hub.get("/api/v1/clusters/nowhere")
         assert (status, response.content_type) == (404, "application/problem+json")
         check(document, document["paths"]["/api/v1/status"]["get"]["responses"]["default"]["content"], body)
@@ -52,20 +52,27 @@ def check(document: dict[str, Any], content: dict[str, Any], body: object) -> No
 @pytest.mark.parametrize("state", list(State))
 async def test_a_rotation_in_any_state_is_what_the_openapi_document_says(start: Start, state: State) -> None:
     async with start(operates=True) as hub:
-        rotate(hub.world, state, met("read_back"), unmet("leaves", "west", 2e9), deadline=2e9, paused="told")
+        rotate(
+            hub.world,
+            state,
+            met("read_back"),
+            unmet("leaves", "west", 2e9),
+            deadline=2e9,
+            paused="an operator paused it",
+        )
         assert hub.world.leader is not None
         leader = hub.world.leader.rotation
         report_rotation(hub.world, replace(leader, losses=LOSSES, plan=plan(hub.world.now).plan))
         quarantine(hub.world, "north", returning=True)
-        asked = Operation(id="20261124120000.00", verb="start", author="somebody", asked=hub.world.now)
+        asked = Operation(id="20261124120000.00", verb="start", author="operator", asked=hub.world.now)
         hub.world.operations = (asked, replace(asked, id="20261124120001.00", verb="abort", outcome="done"))
         await hub.settle()
         _, document, _ = await hub.get("/openapi.json")
         for path in ("status", "rotation", "operations", "matrix", "clusters/north"):
             status, body, _ = await hub.get(f"/api/v1/{path}")
             assert status == 200
-            told = f"/api/v1/{path.replace('/north', '/{name}')}"
-            check(document, document["paths"][told]["get"]["responses"]["200"]["content"], body)
+            documented = f"/api/v1/{path.replace('/north', '/{name}')}"
+            check(document, document["paths"][documented]["get"]["responses"]["200"]["content"], body)
         _, operations, _ = await hub.get("/api/v1/operations")
         assert [o["verb"] for o in operations["operations"]] == ["abort", "start"]
         assert operations["accepted"] is True
@@ -194,7 +201,9 @@ async def test_a_store_that_cannot_be_read_is_503_everywhere_and_never_what_was_
         "operations/20261124120000.0011223344556677",
     ],
 )
-async def test_a_damaged_document_is_told_and_nothing_crashes(start: Start, key: str, garbage: bytes) -> None:
+async def test_a_damaged_document_is_reported_and_nothing_crashes(
+    start: Start, key: str, garbage: bytes
+) -> None:
     async with start() as hub:
         await hub.store.write(key, garbage)
         await hub.clock.advance(0.6)
@@ -205,7 +214,7 @@ async def test_a_damaged_document_is_told_and_nothing_crashes(start: Start, key:
         assert (await hub.get("/api/v1/rotation"))[0] == (503 if key in {"rotation", "orders"} else 200)
 
 
-async def test_a_truncated_file_is_told(start: Start, tmp_path: Path) -> None:
+async def test_a_truncated_file_is_reported(start: Start, tmp_path: Path) -> None:
     async with start() as hub:
         (file,) = (tmp_path / "state" / "documents").glob("*signer-0*")
         file.write_bytes(file.read_bytes()[:40])
@@ -228,7 +237,7 @@ async def test_a_bundle_whose_bytes_were_exchanged_is_not_handed_out(start: Star
         assert (body["verdict"], body["bundle"]) == ("failing", None)
 
 
-async def test_readiness_tells_strangers_that_the_controller_is_not_ready_and_no_more(start: Start) -> None:
+async def test_readiness_reports_an_unready_controller_without_its_reasons(start: Start) -> None:
     ready = True
     holder: list[Running] = []
 
@@ -243,8 +252,8 @@ async def test_readiness_tells_strangers_that_the_controller_is_not_ready_and_no
         ready = False
         hub.world.edit_leader(ready=ready, reasons=["/etc/federation/root.pem: cannot be read"])
         status, body, _ = await hub.get("/readyz")
-        told = "the controller is not ready: its log and /api/v1/status say why"
-        assert (status, body) == (503, {"ready": False, "reasons": [told]})
+        reason = "the controller is not ready: its log and /api/v1/status say why"
+        assert (status, body) == (503, {"ready": False, "reasons": [reason]})
 
 
 async def test_only_get_and_head_are_answered(start: Start) -> None:
@@ -320,7 +329,7 @@ async def test_a_token_guards_all_but_health_and_the_empty_page(start: Start, tm
 
 
 @pytest.mark.parametrize("content", ["", " \n", None])
-async def test_a_token_file_without_a_token_lets_nobody_in(
+async def test_a_token_file_without_a_token_admits_no_caller(
     start: Start, tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "token"

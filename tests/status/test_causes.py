@@ -1,4 +1,4 @@
-"""Each cause is reported once: what follows from it is attached to it, and lost nowhere."""
+"""Each cause is reported once: its consequences are attached to it, and none is lost."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_one_dead_cluster_of_three_is_one_critical_entry() -> None:
     assert status_text(status).count("west is unreachable since") == 1
 
 
-def test_a_rotation_that_waits_for_a_dead_cluster_is_told_with_it_and_with_the_way_out() -> None:
+def test_a_rotation_waiting_for_a_dead_cluster_is_its_consequence_with_a_remedy() -> None:
     world = World(NAMES, T)
     rotate(world, State.PUBLISHING, unmet("read_back", "west"))
     kill(world, "west")
@@ -143,21 +143,21 @@ def test_that_an_authority_which_cannot_be_asked_has_no_known_end_follows_from_t
         assert report.authority is not None
         gone = replace(report.authority, state="unavailable", detail="the vault is sealed", not_after=0.0)
         world.edit_signer(replica, authority=gone)
-    told = {item.code: item for item in seen(world).attention}
-    assert "authority_expiry_unknown" not in told
-    follows = {each.code: each.remedy for each in told["authority_unavailable"].consequences}
+    found = {item.code: item for item in seen(world).attention}
+    assert "authority_expiry_unknown" not in found
+    follows = {each.code: each.remedy for each in found["authority_unavailable"].consequences}
     assert follows["authority_expiry_unknown"] == ""
 
 
-def test_a_name_that_the_door_has_no_more_is_told_for_as_long_as_a_certificate_may_live() -> None:
+def test_a_removed_listener_name_is_reported_while_certificates_may_live() -> None:
     world = World(NAMES, T)
     assert world.leader is not None
     longest = max(cluster.policy.longest_ttl for cluster in world.config.clusters)
-    for at, told in ((T - longest + 60, True), (T - longest - 60, False)):
+    for at, reported in ((T - longest + 60, True), (T - longest - 60, False)):
         world.edit_leader(rotation=replace(world.leader.rotation, names_gone={"old.example": at}))
         found = [item for item in seen(world).attention if item.code == "listener_name_gone"]
         assert [("old.example" in item.detail, item.severity) for item in found] == (
-            [(True, "warning")] * told
+            [(True, "warning")] * reported
         )
 
 
@@ -173,7 +173,7 @@ def test_two_dead_clusters_of_forty_are_two_entries() -> None:
     assert status.matrix.unknown == 154
 
 
-def test_more_dead_clusters_than_are_read_one_by_one_are_one_entry_with_each_pair_counted_once() -> None:
+def test_many_dead_clusters_are_one_entry_that_counts_each_pair_once() -> None:
     world = World([f"c{i:02d}" for i in range(40)], T)
     dead = [f"c{i:02d}" for i in range(6)]
     for name in dead:
@@ -187,16 +187,16 @@ def test_more_dead_clusters_than_are_read_one_by_one_are_one_entry_with_each_pai
 
 
 def test_a_missing_root_file_is_the_cause_of_all_that_follows() -> None:
-    """It was a warning below five critical entries, each of which followed from it."""
+    """It was once a warning below five critical entries that all followed from it."""
     world = World(NAMES, T)
     why = "it cannot be read: No such file or directory; this anchor has never been read"
     world.current, world.generations = None, {}
-    held = f"the first generation waits until every pinned anchor was read: root.pem: {why}"
+    waits = f"the first generation waits until every pinned anchor was read: root.pem: {why}"
     world.edit_leader(
         generation=0,
         ready=False,
-        reasons=[f"no generation of trust is in force: {held}"],
-        sources={"root.pem": why, "bundle": held},
+        reasons=[f"no generation of trust is in force: {waits}"],
+        sources={"root.pem": why, "bundle": waits},
     )
     for replica in list(world.signers):
         world.edit_signer(
@@ -219,8 +219,8 @@ def test_a_failing_handshake_is_not_hidden_behind_a_cluster_that_is_merely_late(
     assert codes == {"publication_pending": "warning", "pair_failed": "critical"}
 
 
-def test_a_door_that_clients_refuse_is_one_critical_cause_with_the_doors_remedy() -> None:
-    """It was a warning for each cluster: create the probe's service account."""
+def test_a_refused_listener_certificate_is_one_critical_cause_with_its_remedy() -> None:
+    """It was once a warning for each cluster, with the remedy to create the probe's service account."""
     world = World(NAMES, T)
     for name in NAMES:
         world.edit_seen(
@@ -240,7 +240,7 @@ def test_a_door_that_clients_refuse_is_one_critical_cause_with_the_doors_remedy(
     assert [(each.code, each.count) for each in item.consequences] == [("pairs_unknown", 6)]
 
 
-def test_a_probe_that_is_refused_is_told_with_the_signers_reason() -> None:
+def test_a_refused_probe_is_reported_with_the_signers_reason() -> None:
     world = World(NAMES, T)
     world.edit_seen(
         "west",
@@ -255,7 +255,7 @@ def test_a_probe_that_is_refused_is_told_with_the_signers_reason() -> None:
     assert "policy" in item.detail
 
 
-def test_failing_pairs_are_told_by_the_cluster_that_they_share() -> None:
+def test_failing_pairs_are_grouped_by_the_cluster_they_share() -> None:
     world = World(NAMES, T)
     world.set_cells({(a, b): "x" for a in NAMES for b in NAMES if a != b and "west" in (a, b)})
     (item,) = seen(world).attention
@@ -284,10 +284,10 @@ def findings(draw: st.DrawFn) -> list[Finding]:
 
 @settings(max_examples=300, deadline=None)
 @given(findings())
-def test_whatever_rests_on_what_nothing_is_lost_and_nothing_milder(found: list[Finding]) -> None:
+def test_grouping_by_cause_loses_no_finding_and_no_severity(found: list[Finding]) -> None:
     items = [item for _, item in Causes(found).items()]
-    told = [item.code for item in items] + [each.code for item in items for each in item.consequences]
-    assert sorted(told) == sorted(each.item.code for each in found)
+    reported = [item.code for item in items] + [each.code for item in items for each in item.consequences]
+    assert sorted(reported) == sorted(each.item.code for each in found)
     worst = [SEVERITIES.index(each.item.severity) for each in found]
     assert min((SEVERITIES.index(item.severity) for item in items), default=0) == min(worst, default=0)
 
@@ -357,8 +357,8 @@ def test_an_expired_root_is_the_cause_of_every_failing_pair() -> None:
     assert [(each.code, each.count) for each in cause.consequences] == [("pairs_failed", 6)]
 
 
-def test_pairs_of_a_cluster_where_namespaces_refuse_the_bundle_are_told_where_that_is() -> None:
-    """A pair is not proved while a namespace holds nothing; that is no cause of its own."""
+def test_unproven_pairs_follow_from_namespaces_that_refuse_the_bundle() -> None:
+    """A pair is unproven while a namespace has no bundle; that is not a cause of its own."""
     world = World(NAMES, T)
     world.edit_publication("west", forbidden=1, current=2)
     assert world.leader is not None

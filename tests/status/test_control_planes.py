@@ -16,8 +16,8 @@ from tests.status.worlds import World, control_plane
 
 def status_of(state: str, *, attention: bool = True, **changes: object) -> FederationStatus:
     world = World(NAMES, T)
-    told = {"detail": "why", "remedy": "do this", "attention": attention, "not_after": 0.0} | changes
-    world.edit_seen("east", control_planes=[control_plane(T, state=state, **told)])
+    fields = {"detail": "why", "remedy": "do this", "attention": attention, "not_after": 0.0} | changes
+    world.edit_seen("east", control_planes=[control_plane(T, state=state, **fields)])
     return seen(world)
 
 
@@ -49,14 +49,14 @@ def test_what_is_provided_is_healthy_until_it_ends_by_the_clock_alone() -> None:
     assert status_of("provided", attention=False, not_after=T).clusters[0].health == "failing"
 
 
-def test_one_that_is_about_to_fail_is_told_while_it_still_serves() -> None:
+def test_a_failing_renewal_is_reported_while_the_certificate_still_serves() -> None:
     status = status_of("provided", not_after=T + 100, detail="it is due to be renewed: refused")
     assert status.clusters[0].health == "degraded"
     (item,) = status.attention
     assert item.severity == "warning"
 
 
-def test_no_namespace_of_istiod_and_no_wish_for_one_disturb_nothing() -> None:
+def test_a_missing_istiod_namespace_or_disabled_provision_is_healthy() -> None:
     assert status_of("waiting", attention=False).verdict == "healthy"
     world = World(NAMES, T)
     world.edit_seen("east", control_planes=[control_plane(T, state="failed", attention=True)])
@@ -78,7 +78,7 @@ def test_what_is_not_reported_is_unknown_and_not_green() -> None:
     assert seen(world).clusters[0].control_planes[0].state == "unknown"
 
 
-def test_a_cluster_that_is_degraded_for_nothing_else_is_told_once() -> None:
+def test_a_cluster_degraded_by_its_control_plane_alone_is_reported_once() -> None:
     world = World(NAMES, T)
     plane = control_plane(T, state="foreign", attention=True, detail="another CA", remedy="do this")
     world.edit_seen(

@@ -24,14 +24,14 @@ def seen(world: World) -> FederationStatus:
 
 
 @pytest.mark.parametrize(
-    ("holder", "proved", "told"),
+    ("holder", "proved", "words"),
     [
         ("east", True, "it counts as the key of east, which signs the probe's tokens with it"),
         ("east", False, "it counts as the key of east, which published it first"),
         ("", False, "which of them signs with it is not known yet"),
     ],
 )
-def test_a_key_that_two_publish_is_critical_and_names_both(holder: str, proved: bool, told: str) -> None:
+def test_a_key_that_two_publish_is_critical_and_names_both(holder: str, proved: bool, words: str) -> None:
     world = World(NAMES, NOW.timestamp())
     shared = SharedTokenKey(key=KEY, clusters=["east", "west"], holder=holder, proved=proved)
     for replica in world.signers:
@@ -39,7 +39,7 @@ def test_a_key_that_two_publish_is_critical_and_names_both(holder: str, proved: 
     status = seen(world)
     (item,) = [item for item in status.attention if item.code == "token_key_shared"]
     assert (item.severity, item.where, status.verdict) == ("critical", "east, west", "failing")
-    assert told in item.detail
+    assert words in item.detail
     assert ("those of west (" if holder else "those of east, west (") in item.remedy
 
 

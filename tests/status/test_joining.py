@@ -1,4 +1,4 @@
-"""How status shows a cluster that joins: its present step, what it waits for, and nothing that nobody vouches for."""
+"""How status shows a cluster that joins: its present step and what it waits for, and only from a current report."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_the_present_step_is_shown_with_what_it_waits_for_and_what_to_do() -> No
     assert west.detail == "2 of 3 pods; east: unreachable"
     assert "federation clusters join west" in west.remedy
     assert [step.done for step in west.steps] == [True] * 4 + [False] * 4
-    told = [(item.severity, item.where) for item in status.attention if item.code == "cluster_joins"]
-    assert told == [("warning", "west")]
+    findings = [(item.severity, item.where) for item in status.attention if item.code == "cluster_joins"]
+    assert findings == [("warning", "west")]
     assert "takeover_undeclared" not in {item.code for item in status.attention}, "that is a later step"
     assert "west joins, step 5 of 8, move: 2 of 3 pods" in status_text(status)
 
@@ -71,11 +71,11 @@ def test_where_time_alone_has_to_pass_it_is_a_notice_with_the_time() -> None:
     assert view.until > 0
 
 
-def test_what_is_as_it_should_be_while_it_joins_is_not_to_be_mended() -> None:
+def test_conditions_that_are_normal_while_a_cluster_joins_need_no_repair() -> None:
     world = joins(JoinStep.MOVE, wait("2 of 3 pods"))
     world.edit_publication("west", other_writers=["pilot-discovery"])
-    told = {item.code for item in seen(world).attention if item.where == "west"}
-    assert told == {"cluster_joins"}, "switching its CA off now would cut its pods off"
+    reported = {item.code for item in seen(world).attention if item.where == "west"}
+    assert reported == {"cluster_joins"}, "switching its CA off now would cut its pods off"
 
 
 def test_a_cluster_whose_former_root_is_left_to_go_is_healthy() -> None:
@@ -84,7 +84,7 @@ def test_a_cluster_whose_former_root_is_left_to_go_is_healthy() -> None:
 
 
 @pytest.mark.parametrize("spoiled", ["stale", "no leader", "quarantined"])
-def test_what_nobody_vouches_for_is_not_shown(spoiled: str) -> None:
+def test_without_a_current_report_no_joining_step_is_shown(spoiled: str) -> None:
     world = joins(JoinStep.MOVE, wait("2 of 3 pods"))
     if spoiled == "no leader":
         world.leader = None

@@ -81,7 +81,9 @@ async def test_a_store_that_cannot_be_read_is_unknown_on_the_page(
         assert await page.locator("#clusters").is_hidden()
 
 
-async def test_a_failing_pair_is_told_by_keyboard_and_names_are_never_markup(start: Start, page: Any) -> None:
+async def test_a_failing_pair_is_explained_by_keyboard_and_names_are_never_markup(
+    start: Start, page: Any
+) -> None:
     async with start() as hub:
         reason = "<img src=x onerror=document.title='owned'> lacks the anchor"
         hub.world.set_cells({("east", "west"): "x"}, {"east>west": reason})
@@ -96,7 +98,7 @@ async def test_a_failing_pair_is_told_by_keyboard_and_names_are_never_markup(sta
         assert "owned" not in await page.title()
 
 
-async def test_the_next_expiry_counts_the_intermediate_and_what_follows_from_a_cause_stands_below_it(
+async def test_the_next_expiry_includes_the_intermediate_and_consequences_stand_below_their_cause(
     start: Start, page: Any
 ) -> None:
     async with start() as hub:
@@ -183,7 +185,7 @@ async def test_a_rotation_is_a_row_of_steps_with_its_gate_and_who_is_out(start: 
         assert page.errors == []
 
 
-async def test_a_rotation_that_cannot_be_told_is_not_shown_as_none(start: Start, page: Any) -> None:
+async def test_a_rotation_that_cannot_be_read_is_not_shown_as_none(start: Start, page: Any) -> None:
     async with start() as hub:
         rotate(hub.world, State.ACTIVE, met("read_back"))
         await hub.settle()
@@ -205,7 +207,7 @@ async def test_a_finished_rotation_says_what_is_left_to_do(start: Start, page: A
         assert page.errors == []
 
 
-async def test_the_ca_that_a_cluster_brought_is_told_with_what_it_waits_for(start: Start, page: Any) -> None:
+async def test_a_member_ca_is_shown_with_its_unmet_conditions(start: Start, page: Any) -> None:
     async with start() as hub:
         world = hub.world
         own = replace(world.generations[7].anchors[0], sha256="ab" * 32, subject="CN=<b>West</b>")
@@ -229,7 +231,7 @@ async def test_an_operation_has_to_be_typed_and_says_what_became_of_it(
 ) -> None:
     file = token_file(tmp_path / "token")
     status = StatusConfig(listen=Address("127.0.0.1", 0), operate_token_file=file)
-    async with start(status=status, operates=True) as hub, deciding(hub.store, lambda _: None) as heard:
+    async with start(status=status, operates=True) as hub, deciding(hub.store, lambda _: None) as requested:
         rotate(hub.world, State.SOAKED, met("matrix"), paused="the canary failed", automatic=False)
         await hub.settle()
         await page.goto(hub.url)
@@ -244,19 +246,19 @@ async def test_an_operation_has_to_be_typed_and_says_what_became_of_it(
         await page.fill("#operate-confirm", "rotation 3")
         await page.click("#operate-go")
         await page.locator("#operate-outcome", has_text="advance: done").wait_for()
-        assert [(o.verb, o.author) for o in heard] == [("advance", "operate token, from 127.0.0.1")]
+        assert [(o.verb, o.author) for o in requested] == [("advance", "operate token, from 127.0.0.1")]
         assert await page.is_disabled("#operate-go"), "once is enough"
         await page.get_by_role("button", name="Abort").click()
         await page.fill("#operate-reason", "wrong name")
         await page.fill("#operate-confirm", "rotation 3")
         await page.click("#operate-go")
         await page.locator("#operate-outcome", has_text="abort: done").wait_for()
-        assert heard[1].arguments == {"reason": "wrong name"}
+        assert requested[1].arguments == {"reason": "wrong name"}
         assert page.errors == []
 
 
 async def test_a_start_is_offered_where_it_would_be_accepted(start: Start, page: Any) -> None:
-    async with start(operates=True) as hub, deciding(hub.store, lambda _: None) as heard:
+    async with start(operates=True) as hub, deciding(hub.store, lambda _: None) as requested:
         report_rotation(hub.world, planned(hub.world.now))
         await hub.settle()
         await page.goto(hub.url)
@@ -264,7 +266,7 @@ async def test_a_start_is_offered_where_it_would_be_accepted(start: Start, page:
         await page.fill("#operate-confirm", "start")
         await page.keyboard.press("Enter")
         await page.locator("#operate-outcome", has_text="start: done").wait_for()
-        assert [o.verb for o in heard] == ["start"]
+        assert [o.verb for o in requested] == ["start"]
         report_rotation(hub.world, planned(hub.world.now, problem="it has the key of M3"))
         await hub.settle()
         await page.locator("#rotation", has_text="it has the key of M3").wait_for()

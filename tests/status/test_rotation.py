@@ -48,8 +48,8 @@ def seen(world: World) -> FederationStatus:
     return compose(world.document_set(), world.config, NOW)
 
 
-def told(status: FederationStatus, code: str) -> Attention:
-    """The entry of that code; where it follows from another, that one's remedy unless it has its own."""
+def finding(status: FederationStatus, code: str) -> Attention:
+    """The entry of that code; a consequence gets the remedy of its cause unless it has one of its own."""
     entries = [
         *status.attention,
         *(
@@ -89,7 +89,7 @@ def test_where_none_ever_was_there_is_none() -> None:
     assert status.verdict == "healthy"
 
 
-def test_a_rotation_that_goes_well_is_told_with_its_gate_and_degrades_nothing() -> None:
+def test_a_rotation_that_goes_well_is_shown_with_its_gate_and_degrades_nothing() -> None:
     until = T + 1800
     world = world_in(
         State.PUBLISHING,
@@ -152,7 +152,7 @@ def test_an_aborted_rotation_shows_the_way_it_really_went() -> None:
         ("ABORTING", "current"),
         ("STABLE", "ahead"),
     ]
-    assert told(seen(world), "rotation_aborting").severity == "warning"
+    assert finding(seen(world), "rotation_aborting").severity == "warning"
 
 
 UNKNOWN: dict[str, Callable[[World], None]] = {
@@ -175,7 +175,7 @@ UNKNOWN: dict[str, Callable[[World], None]] = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_a_gate_that_nobody_vouches_for_is_not_known_and_never_open(name: str) -> None:
+def test_without_a_current_report_a_gate_is_unknown_and_never_open(name: str) -> None:
     world = world_in(State.PUBLISHING, met("read_back"))
     before = seen(world).rotation
     assert before is not None
@@ -306,10 +306,10 @@ ATTENTION: dict[str, tuple[Callable[[], World], str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", ATTENTION)
-def test_what_needs_attention_is_told_with_a_remedy(name: str) -> None:
+def test_each_finding_of_a_rotation_has_its_verdict_detail_and_remedy(name: str) -> None:
     make, code, verdict, words = ATTENTION[name]
     status = seen(make())
-    assert words in told(status, code).detail
+    assert words in finding(status, code).detail
     assert status.verdict == verdict
 
 
@@ -325,12 +325,12 @@ def test_a_rotation_that_takes_its_time_is_not_stuck() -> None:
     assert "rotation_stuck" not in codes(seen(world))
 
 
-def test_an_emergency_tells_what_fails_where() -> None:
+def test_an_emergency_names_the_clusters_and_what_fails_there() -> None:
     world = world_in(State.EMERGENCY, unmet("drained", "west"), deadline=T + 1800)
     assert world.leader is not None
     report_rotation(world, replace(world.leader.rotation, losses=LOSSES))
     status = seen(world)
-    assert "east, west" in told(status, "rotation_emergency").detail
+    assert "east, west" in finding(status, "rotation_emergency").detail
     assert status.rotation is not None
     assert [
         (loss.side, loss.at_removal, [c.cluster for c in loss.clusters]) for loss in status.rotation.losses
@@ -349,7 +349,7 @@ def test_the_authority_that_signs_decides_whether_an_authority_matters() -> None
     world = broken_successor(world_in(State.ACTIVE))
     status = seen(world)
     assert status.verdict == "failing", "nothing is issued: the directives name it and no other may sign"
-    assert told(status, "authority_unavailable").where == "next"
+    assert finding(status, "authority_unavailable").where == "next"
     assert [(a.name, a.use, a.signs) for a in status.authorities] == [
         ("shared", "authority", False),
         ("next", "successor", True),
@@ -377,13 +377,13 @@ def test_the_authority_whose_root_is_being_removed_is_not_to_be_pinned_again() -
             remedy="pin the root above it",
         )
         world.edit_signer(replica, authority=gone)
-    item = told(seen(world), "authority_leaves")
+    item = finding(seen(world), "authority_leaves")
     assert item.severity == "notice"
     assert "pin" not in item.remedy
     assert "RETIRED" in item.remedy
 
 
-def test_what_a_retired_authority_says_is_no_trouble_and_its_remedy_is_not_repeated() -> None:
+def test_a_retired_authoritys_problem_is_a_notice_with_another_remedy() -> None:
     world = world_in(State.RETIRED)
     for replica, signer in world.signers.items():
         assert signer.authority is not None
@@ -392,13 +392,13 @@ def test_what_a_retired_authority_says_is_no_trouble_and_its_remedy_is_not_repea
         )
         world.edit_signer(replica, authority=gone)
     status = seen(world)
-    item = told(status, "authority_retired")
+    item = finding(status, "authority_retired")
     assert (item.severity, status.verdict) == ("notice", "healthy")
     assert "[signer.successor]" in item.remedy
     assert "authority_unavailable" not in codes(status)
 
 
-def test_without_a_rotation_under_way_the_first_authority_signs_where_the_ordered_one_is_gone() -> None:
+def test_without_a_rotation_the_first_authority_signs_if_the_directed_one_is_gone() -> None:
     world = world_in(State.RETIRED)
     for replica, signer in world.signers.items():
         assert signer.authority is not None
@@ -429,7 +429,7 @@ def test_a_quarantined_cluster_is_shown_as_that_and_does_not_fail_the_others() -
         "east": "healthy",
         "north": "healthy",
     }
-    assert "rotate release west" in told(status, "quarantined").remedy
+    assert "rotate release west" in finding(status, "quarantined").remedy
 
 
 @settings(max_examples=60, deadline=None)
@@ -466,14 +466,14 @@ def test_a_cluster_that_returns_says_what_it_waits_for() -> None:
     status = seen(world)
     (view,) = status.quarantined
     assert (view.returning, [c.name for c in view.waits_for]) == (True, ["return_leaves"])
-    assert "leaves lack the new root" in told(status, "quarantined").detail
+    assert "leaves lack the new root" in finding(status, "quarantined").detail
 
 
 def test_a_quarantine_of_a_cluster_that_is_not_registered_any_more_only_informs() -> None:
     world = World(NAMES, T)
     quarantine(world, "south")
     status = seen(world)
-    assert (status.verdict, told(status, "quarantined").severity) == ("healthy", "notice")
+    assert (status.verdict, finding(status, "quarantined").severity) == ("healthy", "notice")
 
 
 def test_a_cluster_whose_wave_has_not_come_is_current_with_the_generation_meant_for_it() -> None:
@@ -499,18 +499,18 @@ def test_a_cluster_whose_wave_has_not_come_is_current_with_the_generation_meant_
 def test_the_plan_is_what_the_leader_says_a_start_would_do() -> None:
     world = World(NAMES, T)
     report_rotation(world, plan(T))
-    told_plan = seen(world).rotation_plan
-    assert told_plan is not None
-    assert (told_plan.ready, told_plan.kind, told_plan.takes) == (True, "root", 2 * 7200 + 3600)
+    shown = seen(world).rotation_plan
+    assert shown is not None
+    assert (shown.ready, shown.kind, shown.takes) == (True, "root", 2 * 7200 + 3600)
     report_rotation(world, plan(T, conditions=[unmet("capacity")]))
-    assert not (seen(world).rotation_plan or told_plan).ready
+    assert not (seen(world).rotation_plan or shown).ready
     report_rotation(world, plan(T, problem="its chain is not known", remedy="mend it", new=None))
     refused = seen(world).rotation_plan
     assert refused is not None
     assert (refused.ready, refused.kind, refused.problem) == (False, None, "its chain is not known")
 
 
-def test_the_whole_record_is_given_where_it_is_asked_for_and_a_part_of_it_with_everything_else() -> None:
+def test_status_has_part_of_the_record_and_the_rotation_view_can_have_all_of_it() -> None:
     world = world_in(State.RETIRED)
     part = seen(world).rotation
     whole = rotation_view(Snapshot.of(world.document_set(), world.config, T), whole=True)
@@ -520,7 +520,7 @@ def test_the_whole_record_is_given_where_it_is_asked_for_and_a_part_of_it_with_e
     assert [(len(step.evidence), step.evidence_omitted) for step in part.history] == [(1, 1)] * 7
 
 
-def test_proposals_carry_the_certificate_and_those_of_a_successor_are_told() -> None:
+def test_proposals_of_a_successor_are_shown_with_the_certificate() -> None:
     world = world_in(State.STAGED)
     found = Proposal(sha256="f" * 64, subject="CN=x", cluster="", origin="next", not_after=T + 1, pem="PEM")
     signer = world.signers["signer-0"]
@@ -529,7 +529,7 @@ def test_proposals_carry_the_certificate_and_those_of_a_successor_are_told() -> 
     assert [(p.sha256, p.pem) for p in seen(world).proposals] == [("f" * 64, "PEM")]
 
 
-NOT_TOLD: dict[str, dict[str, Any]] = {
+UNREADABLE: dict[str, dict[str, Any]] = {
     "damaged": {"record": None, "damaged": {"rotation": "it is cut short"}},
     "gone, with directives": {"record": None},
     "gone, with directives that are damaged": {
@@ -540,16 +540,16 @@ NOT_TOLD: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", NOT_TOLD)
-def test_a_record_that_cannot_be_read_is_not_that_there_never_was_a_rotation(how: str) -> None:
+@pytest.mark.parametrize("how", UNREADABLE)
+def test_an_unreadable_record_is_not_taken_for_no_rotation(how: str) -> None:
     world = staged(world_in(State.ACTIVE))
     quarantine(world, "north")
-    document_set = with_changes(world.document_set(), **NOT_TOLD[how])
+    document_set = with_changes(world.document_set(), **UNREADABLE[how])
     status = compose(document_set, world.config, NOW)
     assert (status.rotation, status.rotation_plan, status.quarantined) == (None, None, [])
     assert status.rotation_problem
     assert status.verdict == "failing"
-    assert told(status, "rotation_unknown").severity == "critical"
+    assert finding(status, "rotation_unknown").severity == "critical"
     assert not codes(status) & {"successor_signs", "pin_staged", "pin_admitted", "quarantined"}
     assert "NOT KNOWN" in rotation_text(status)
     assert "never" not in rotation_text(status)
@@ -607,11 +607,11 @@ def test_the_retired_root_is_named_by_its_pin_even_after_the_next_rotation() -> 
     world = world_in(State.RETIRED)
     assert world.record is not None
     world.record = replace(world.record, rotation=None)
-    assert told(seen(world), "pin_retired").where == f"pin {ROOT[:16]}"
+    assert finding(seen(world), "pin_retired").where == f"pin {ROOT[:16]}"
 
 
 OWN = "ab" * 32
-UNDECLARED = unmet("own_earlier", "west", detail="its own CA issues there until somebody says otherwise")
+UNDECLARED = unmet("own_earlier", "west", detail="its own CA issues there until its takeover is declared")
 
 
 def own_anchor(world: World, *waits: Condition) -> None:
@@ -622,14 +622,14 @@ def own_anchor(world: World, *waits: Condition) -> None:
     report_rotation(world, replace(plan(T), dropping={OWN: list(waits)}))
 
 
-def test_a_takeover_that_nobody_has_declared_is_a_warning_that_names_the_command() -> None:
+def test_an_undeclared_takeover_is_a_warning_that_names_the_command() -> None:
     world = World(NAMES, T)
     own_anchor(world, UNDECLARED, unmet("own_matrix", "east"))
     status = seen(world)
-    item = told(status, "takeover_undeclared")
+    item = finding(status, "takeover_undeclared")
     assert (item.severity, item.where, status.verdict) == ("warning", "west", "degraded")
     assert "federation rotate takeover west" in item.remedy
-    assert "member_ca_waits" not in codes(status), "a cause is told once"
+    assert "member_ca_waits" not in codes(status), "a cause is reported once"
     (view,) = status.member_cas
     assert (view.subject, view.undeclared) == ("CN=West", ["west"])
     assert [c.name for c in view.waits_for] == ["own_earlier", "own_matrix"]
@@ -640,7 +640,7 @@ def test_a_takeover_is_asked_for_under_the_hubs_own_root_as_well() -> None:
     world = World(NAMES, T)
     report_rotation(world, replace(plan(T), undeclared=["west"]))
     status = seen(world)
-    item = told(status, "takeover_undeclared")
+    item = finding(status, "takeover_undeclared")
     assert (item.severity, item.where) == ("warning", "west")
     assert "federation rotate takeover west" in item.remedy
     assert "anchor" not in item.detail
@@ -653,7 +653,7 @@ def test_an_own_anchor_that_waits_for_time_alone_is_a_notice() -> None:
     own_anchor(world, unmet("own_earlier", "west", T + 60, "leaves from before the hub may live"))
     status = seen(world)
     assert status.verdict == "healthy"
-    assert "leaves from before the hub may live" in told(status, "member_ca_waits").detail
+    assert "leaves from before the hub may live" in finding(status, "member_ca_waits").detail
     assert "takeover_undeclared" not in codes(status)
 
 
@@ -673,7 +673,7 @@ def test_no_takeover_is_asked_for_of_a_quarantined_cluster() -> None:
     ],
     ids=["no leader", "not looked at lately", "not in the bundle"],
 )
-def test_nothing_is_said_of_own_anchors_that_nobody_vouches_for(
+def test_member_cas_without_a_current_report_are_not_shown(
     stale_reason: Callable[[World], None],
 ) -> None:
     world = World(NAMES, T)
@@ -682,7 +682,7 @@ def test_nothing_is_said_of_own_anchors_that_nobody_vouches_for(
     assert seen(world).member_cas == []
 
 
-def test_a_cluster_that_joins_says_so_in_its_publication_and_is_told_once() -> None:
+def test_a_joining_cluster_says_so_in_its_publication_and_is_reported_once() -> None:
     world = World(NAMES, T)
     world.edit_publication("west", current=40, pending=8, joining=8, other_writers=["pilot-discovery"])
     world.edit_seen("west", state="degraded", reason="joining", detail="it keeps CN=West", remedy="accept it")
@@ -694,15 +694,15 @@ def test_a_cluster_that_joins_says_so_in_its_publication_and_is_told_once() -> N
     assert of_west == ["cluster_degraded"], "istiod's CA must not be switched off yet"
 
 
-def test_a_cluster_that_joins_behind_another_fault_is_told_still() -> None:
+def test_a_joining_cluster_is_reported_also_when_it_has_another_fault() -> None:
     world = World(NAMES, T)
     world.edit_publication("west", current=40, pending=8, joining=8, forbidden=1)
     world.edit_seen("west", state="degraded", reason="forbidden", detail="1 namespace may not be written")
     status = seen(world)
-    assert "federation trust list" in told(status, "publication_joining").remedy
+    assert "federation trust list" in finding(status, "publication_joining").remedy
 
 
-def test_after_a_rotation_what_is_left_to_do_is_named_and_not_why_none_can_be_started() -> None:
+def test_after_a_rotation_the_remaining_steps_are_named_instead_of_a_plans_problem() -> None:
     world = staged(world_in(State.RETIRED))
     problem = "the authority in use is not known, or of no use: its chain is not known"
     report_rotation(world, plan(T, problem=problem, remedy="configure [signer.successor]"))
@@ -723,14 +723,14 @@ def test_after_a_rotation_what_is_left_to_do_is_named_and_not_why_none_can_be_st
 
 
 def test_a_quarantine_is_not_advised_where_it_would_not_help() -> None:
-    """Leaves that are out there live on whatever is quarantined; the signers may still reach what is cut off."""
+    """Leaves already issued live on despite a quarantine; the signers may still reach a cluster that is cut off."""
     for condition in (unmet("drained", "west", T + 60), unmet("earlier", "west")):
         world = world_in(State.ACTIVE, condition)
         world.edit_seen("west", state="unavailable", reason="timeout")
         assert "rotation_waits_for_cluster" not in codes(seen(world))
     world = world_in(State.ACTIVE, unmet("drained", "west", T + 60), unmet("read_back", "west"))
     world.edit_seen("west", state="unavailable", reason="timeout")
-    assert "west" in told(seen(world), "rotation_waits_for_cluster").detail
+    assert "west" in finding(seen(world), "rotation_waits_for_cluster").detail
 
 
 @pytest.mark.parametrize(
@@ -742,6 +742,6 @@ def test_a_quarantine_is_not_advised_where_it_would_not_help() -> None:
     ],
 )
 def test_a_paused_rotation_is_advised_only_what_its_state_allows(state: State, way_out: str) -> None:
-    remedy = told(seen(world_in(state, paused="it failed")), "rotation_paused").remedy
+    remedy = finding(seen(world_in(state, paused="it failed")), "rotation_paused").remedy
     assert way_out in remedy
     assert ("abort" in remedy) is (state is State.ACTIVE)

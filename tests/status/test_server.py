@@ -96,16 +96,16 @@ async def test_too_many_connections_are_not_taken(monkeypatch: pytest.MonkeyPatc
     patient(monkeypatch)
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 2)
     async with plain() as address:
-        held = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]
-        held[0][1].write(REQUEST)  # it waits for its next request later than the other for its first
+        connections = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]
+        connections[0][1].write(REQUEST)  # it waits for its next request later than the other for its first
         async with asyncio.timeout(PATIENCE):
-            assert b'{"ready":true' in await held[0][0].readuntil(b"}")
+            assert b'{"ready":true' in await connections[0][0].readuntil(b"}")
             assert b'{"ready":true' in await say(address, LAST)
-            assert await held[1][0].read() == b""
-        held[0][1].write(LAST)
+            assert await connections[1][0].read() == b""
+        connections[0][1].write(LAST)
         async with asyncio.timeout(PATIENCE):
-            assert b'{"ready":true' in await held[0][0].read()
-        for _, writer in held:
+            assert b'{"ready":true' in await connections[0][0].read()
+        for _, writer in connections:
             writer.close()
         await asyncio.sleep(0.05)
         assert b'{"ready":true' in await say(address, LAST)
@@ -162,7 +162,7 @@ async def test_a_connection_without_a_handshake_is_closed(
         writer.close()
 
 
-async def test_idle_keep_alive_connections_silence_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_keep_alive_connections_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
     patient(monkeypatch)
     async with plain() as address, contextlib.AsyncExitStack() as stack:
         for _ in range(server.MOST_CONNECTIONS + 20):
@@ -175,7 +175,7 @@ async def test_idle_keep_alive_connections_silence_nobody(monkeypatch: pytest.Mo
             assert b'{"ready":true' in await say(address, LAST)
 
 
-async def test_an_answer_that_is_not_read_is_in_nobody_s_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_is_not_read_does_not_block_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "NEXT_REQUEST", 0.2)
     app = health_app()
 

@@ -62,10 +62,10 @@ async def test_one_token_for_both_is_refused_and_a_missing_file_is_not(tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory"])
-async def test_one_that_cannot_be_read_is_told_with_its_key_and_file(
+async def test_a_token_file_that_cannot_be_read_is_logged_with_its_key_and_path(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """Nobody is let in by it, and nothing else says why."""
+    """Every caller is refused for it, and only this message says why."""
     file = tmp_path / "token"
     if kind == "directory":
         file.mkdir()

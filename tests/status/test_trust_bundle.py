@@ -45,7 +45,7 @@ def test_what_counts_and_is_not_current_is_not_healthy(state: str) -> None:
 
 
 @pytest.mark.parametrize("state", [*TRUST_BUNDLE_STATES, "", "a state of a later release"])
-def test_what_counts_nowhere_disturbs_nobody(state: str) -> None:
+def test_a_bundle_that_does_not_count_leaves_the_cluster_healthy(state: str) -> None:
     status = status_of(state, remedy="apply it, or switch it off")
     assert status.verdict == "healthy"
     assert status.clusters[0].health == "healthy"
@@ -58,7 +58,7 @@ def test_what_counts_nowhere_disturbs_nobody(state: str) -> None:
     assert shown == (state if state in TRUST_BUNDLE_STATES else "unknown")
 
 
-def test_what_was_not_read_back_is_unknown_whatever_was_last_said() -> None:
+def test_without_a_recent_read_back_the_state_is_unknown_whatever_was_reported_last() -> None:
     world = World(NAMES, T)
     world.edit_seen("east", trust_bundle=TrustBundleReport(state="current", counted=True, name=NAME))
     world.edit_publication("east", read_back=T - 3600)
@@ -77,7 +77,7 @@ def test_switched_off_is_off_at_once() -> None:
     assert (status.verdict, status.clusters[0].cluster_trust_bundle.state) == ("healthy", "off")
 
 
-def test_a_cluster_that_joins_is_told_once() -> None:
+def test_a_joining_cluster_is_reported_once() -> None:
     world = World(NAMES, T)
     report = TrustBundleReport(state="pending", counted=True, name=NAME, detail="it holds a CA of its own")
     world.edit_seen("east", trust_bundle=report, state="degraded", reason="joining", detail="it joins")

@@ -11,7 +11,7 @@ from federation.core.documents.controller import LossReport, UnpinnedReport
 from federation.core.rotation.record import Condition, Departure, RotationRecord, Setback, Unpinned
 from federation.status.text import rotation_text
 from tests.status.rotations import hold, plan, report_rotation, unmet
-from tests.status.test_rotation import NAMES, T, codes, seen, told
+from tests.status.test_rotation import NAMES, T, codes, finding, seen
 from tests.status.worlds import DAY, World
 
 GONE = "ab" * 32
@@ -33,7 +33,7 @@ def world(*waits: Condition, opens_at: float = 0.0) -> World:
 
 def test_an_anchor_whose_pin_is_gone_says_until_when_why_and_what_removes_it() -> None:
     status = seen(world(LEAVES, opens_at=T + 3600))
-    item = told(status, "pin_gone")
+    item = finding(status, "pin_gone")
     assert (item.severity, item.where) == ("notice", f"bundle: {GONE[:16]}")
     assert "CN=Root R0" in item.detail
     assert "ends in an hour" in item.detail
@@ -47,8 +47,8 @@ def test_an_anchor_whose_pin_is_gone_says_until_when_why_and_what_removes_it() -
     assert "its pin is gone, it stays until" in rotation_text(status)
 
 
-def test_one_that_time_alone_does_not_remove_is_a_warning() -> None:
-    assert told(seen(world(SIGNS)), "pin_gone").severity == "warning"
+def test_an_anchor_that_time_alone_does_not_remove_is_a_warning() -> None:
+    assert finding(seen(world(SIGNS)), "pin_gone").severity == "warning"
 
 
 @pytest.mark.parametrize(
@@ -59,28 +59,28 @@ def test_one_that_time_alone_does_not_remove_is_a_warning() -> None:
     ],
     ids=["no leader", "not looked at lately"],
 )
-def test_what_needs_it_is_not_known_where_nobody_vouches_for_it(
+def test_without_a_current_report_what_still_needs_the_anchor_is_unknown(
     stale_reason: Callable[[World], None],
 ) -> None:
     made = world(LEAVES, opens_at=T + 3600)
     stale_reason(made)
     (view,) = seen(made).unpinned
     assert (view.known, view.leaves_at, view.waits_for, view.losses) == (False, 0.0, [], [])
-    assert "no leading controller reports" in told(seen(made), "pin_gone").detail
+    assert "no leading controller reports" in finding(seen(made), "pin_gone").detail
 
 
-def test_a_cluster_that_was_removed_is_told_as_long_as_its_certificates_live() -> None:
+def test_a_removed_cluster_is_reported_while_its_certificates_may_live() -> None:
     made = World(NAMES, T)
     report_rotation(made, replace(plan(T), removed={"south": T + 3600, NAMES[0]: T + 3600}))
     status = seen(made)
-    item = told(status, "cluster_removed")
+    item = finding(status, "cluster_removed")
     assert (item.severity, item.where, status.verdict) == ("notice", "south", "healthy")
     assert "UTC" in item.detail
     assert [view.cluster for view in status.removed_clusters] == ["south"]
     assert "south: it was removed" in rotation_text(status)
 
 
-def test_what_left_and_what_was_set_back_is_kept_and_the_latter_told_for_a_day() -> None:
+def test_departures_and_setbacks_are_kept_and_setbacks_are_reported_for_a_day() -> None:
     made = World(NAMES, T)
     left = Departure(sha256=GONE, at=T - 5, author="operator", reason="stolen")
     found = Setback(at=T - 10, what="generation 3 was found in force", done="a later one was made")
@@ -88,7 +88,7 @@ def test_what_left_and_what_was_set_back_is_kept_and_the_latter_told_for_a_day()
     status = seen(made)
     (departure,) = status.departures
     assert (departure.sha256, departure.author, departure.reason) == (GONE, "operator", "stolen")
-    item = told(status, "state_set_back")
+    item = finding(status, "state_set_back")
     assert (item.severity, "generation 3" in item.detail, "a later one was made" in item.detail) == (
         "warning",
         True,

@@ -273,12 +273,12 @@ FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
         "degraded",
         "publication_pending",
     ),
-    "other content held": (
+    "other content observed": (
         lambda w: w.edit_publication("west", contents={"0" * 64: 48}),
         "degraded",
         "publication_pending",
     ),
-    "older generation held": (
+    "older generation observed": (
         lambda w: w.edit_publication("west", generation=6),
         "degraded",
         "publication_pending",
@@ -327,7 +327,11 @@ FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
     "another configuration": (other_config, "degraded", "config_differs"),
     "an authority that is not taken up": (
         lambda w: edit_authority(
-            w, state="degraded", reason="authority_not_in_force", detail="it goes on", remedy="put it back"
+            w,
+            state="degraded",
+            reason="authority_not_in_force",
+            detail="it still signs",
+            remedy="put it back",
         ),
         "degraded",
         "authority_not_in_force",
@@ -362,15 +366,15 @@ FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_is_told_with_a_remedy(name: str) -> None:
+def test_each_fault_is_reported_with_a_remedy(name: str) -> None:
     break_it, verdict, code = FAULTS[name]
     world = World(NAMES, T)
     break_it(world)
     status = seen(world)
     assert status.verdict == verdict
-    told = [item for item in status.attention if item.code == code]
-    assert told
-    assert all(item.detail and item.where and item.remedy for item in told)
+    found = [item for item in status.attention if item.code == code]
+    assert found
+    assert all(item.detail and item.where and item.remedy for item in found)
 
 
 @settings(max_examples=200, deadline=None)
@@ -386,7 +390,7 @@ def test_no_combination_of_faults_hides_one(names: list[str]) -> None:
     assert seen(world).verdict != "healthy"
 
 
-def test_a_door_that_was_just_renewed_is_given_time_to_be_met() -> None:
+def test_a_just_renewed_listener_certificate_is_given_time_to_be_met() -> None:
     world = World(NAMES, T)
     world.edit_leader(listener=listeners("not_met", since=T - 10))
     status = seen(world)
@@ -395,9 +399,7 @@ def test_a_door_that_was_just_renewed_is_given_time_to_be_met() -> None:
     assert (view.listener, view.listener_detail) == ("not_met", "certificate expired")
 
 
-def test_an_anchor_with_an_odd_serial_number_leaves_the_verdict_healthy_and_one_that_is_refused_does_not() -> (
-    None
-):
+def test_an_odd_anchor_leaves_the_verdict_healthy_and_a_refused_one_does_not() -> None:
     world = World(NAMES, T)
     edit_anchor(world, odd="CN=root has the serial number 0")
     assert (seen(world).verdict, codes(seen(world))) == ("healthy", {"anchor_odd"})
@@ -405,7 +407,7 @@ def test_an_anchor_with_an_odd_serial_number_leaves_the_verdict_healthy_and_one_
     assert (seen(world).verdict, codes(seen(world))) == ("degraded", {"anchor_odd", "anchor_refused"})
 
 
-def test_an_authority_that_is_not_in_force_is_told_once_with_what_follows_from_it() -> None:
+def test_an_authority_that_is_not_in_force_is_reported_once_with_its_consequences() -> None:
     world = World(NAMES, T)
     not_in_force_anywhere(world)
     status = seen(world)
@@ -419,7 +421,7 @@ def test_an_authority_that_is_not_in_force_is_told_once_with_what_follows_from_i
     assert {"no_signer", "signer_not_ready", "signing_unavailable"} <= {c.code for c in item.consequences}
 
 
-def test_a_state_of_another_trust_domain_is_told_once_with_what_follows_from_it() -> None:
+def test_a_state_of_another_trust_domain_is_reported_once_with_its_consequences() -> None:
     world = World(NAMES, T)
     another_mesh(world)
     (item,) = [item for item in seen(world).attention if item.severity != "notice"]
@@ -460,7 +462,7 @@ def test_what_was_known_before_the_leader_was_lost_is_not_shown_as_valid() -> No
     assert "5 min" in status.attention[0].detail
 
 
-def test_the_culprit_is_told_apart_from_those_that_suffer() -> None:
+def test_the_failing_cluster_is_distinguished_from_those_affected_by_it() -> None:
     world = World([f"c{i}" for i in range(6)], T)
     world.set_cells({("c3", name): "x" for name in world.names if name != "c3"})
     status = seen(world)
@@ -468,7 +470,7 @@ def test_the_culprit_is_told_apart_from_those_that_suffer() -> None:
     assert [item.where for item in status.attention if item.code == "pair_failed"] == ["c3 to 5 clusters"]
 
 
-def test_pairs_with_an_unreachable_cluster_do_not_taint_the_others_and_verify_is_not_green() -> None:
+def test_an_unreachable_cluster_leaves_other_clusters_healthy_but_its_pairs_unproven() -> None:
     world = World(NAMES, T)
     world.edit_seen("west", state="unavailable", reason="timeout", detail="no answer", since=T - 60)
     status = seen(world)
@@ -482,7 +484,7 @@ def test_pairs_with_an_unreachable_cluster_do_not_taint_the_others_and_verify_is
     assert codes(status) == {"cluster_unavailable"}
 
 
-def test_many_alike_things_are_told_as_one() -> None:
+def test_many_similar_findings_are_reported_as_one() -> None:
     world = World([f"c{i:03d}" for i in range(100)], T)
     for name in world.names:
         world.edit_publication(name, current=0, pending=48, contents={})
@@ -553,19 +555,19 @@ def values(name: str, kind: object) -> st.SearchStrategy[object]:
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "remedy"),
     [
         ("rotation", "restore it from a backup"),
         ("signers/a", "remove it if its writer is gone"),
         ("horizons/a", "leave it: until it is gone, leaves count as living on"),
     ],
 )
-def test_what_to_do_about_a_damaged_document_goes_by_what_it_says(key: str, told: str) -> None:
+def test_the_remedy_for_a_damaged_document_depends_on_its_kind(key: str, remedy: str) -> None:
     world = World(NAMES, T)
     status = compose(with_changes(world.document_set(), damaged={key: "it is cut short"}), world.config, NOW)
     (item,) = [item for item in status.attention if item.code == "state_damaged"]
     assert item.where == key
-    assert told in item.remedy
+    assert remedy in item.remedy
 
 
 snapshots = st.builds(
@@ -583,7 +585,7 @@ snapshots = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(snapshots)
-def test_whatever_the_documents_say_the_answer_is_well_formed_and_not_green_by_chance(
+def test_for_any_documents_the_answer_is_well_formed_and_not_green_by_chance(
     document_set: DocumentSet,
 ) -> None:
     status = compose(document_set, hub_config(NAMES, StatusConfig()), NOW)
@@ -616,7 +618,7 @@ def test_a_leader_counts_for_three_heartbeats_and_no_longer(age: float, heartbea
     assert (status.verdict == "healthy") == (T - (T - age) <= 3 * max(heartbeat, 1.0))
 
 
-def test_two_leaders_are_told_and_the_newer_one_counts() -> None:
+def test_two_leaders_are_reported_and_the_newer_one_counts() -> None:
     world = World(NAMES, T)
     assert world.leader is not None
     other = replace(world.leader, replica="controller-1", updated=T - 3, matrix=Matrix())
@@ -631,7 +633,7 @@ def replace_controllers(world: World, controllers: dict[str, ControllerReport]) 
     return with_changes(world.document_set(), controllers=controllers)
 
 
-def test_a_problem_of_the_own_reload_is_told() -> None:
+def test_a_failed_reload_of_the_servers_own_configuration_is_reported() -> None:
     status = seen(World(NAMES, T), ("clusters.toml: cluster[0].name: is missing",))
     assert status.verdict == "degraded"
     assert status.config_problems == ["clusters.toml: cluster[0].name: is missing"]
@@ -644,19 +646,19 @@ def test_a_cluster_report_of_a_leader_is_complete_enough_to_be_shown() -> None:
     assert (east.health, east.publication.state) == ("unknown", "unknown")
 
 
-def test_a_cluster_tells_which_accounts_it_trusts_as_node_proxies() -> None:
+def test_a_cluster_view_names_its_trusted_node_proxy_accounts() -> None:
     world = World(NAMES, T)
     east, *others = world.config.clusters
     trusted = (ServiceAccountRef("istio-system", "ztunnel"),)
     ambient = with_changes(east, policy=with_changes(east.policy, trusted_node_accounts=trusted))
     config = with_changes(world.config, clusters=(ambient, *others))
     status = compose(world.document_set(), config, NOW)
-    told = {view.name: view.trusted_node_accounts for view in status.clusters}
-    assert told == {"east": ["istio-system/ztunnel"], "west": [], "north": []}
+    trusted_accounts = {view.name: view.trusted_node_accounts for view in status.clusters}
+    assert trusted_accounts == {"east": ["istio-system/ztunnel"], "west": [], "north": []}
 
 
-def test_an_alarm_outlives_a_signer_whose_place_another_name_takes() -> None:
-    """A pod that was killed does not come back under its name, and nobody has answered what it reported."""
+def test_an_alarm_outlives_a_signer_that_is_replaced_under_another_name() -> None:
+    """A killed pod does not come back under its name, and its alarm has not been answered yet."""
     hub = World(["east"], T)
     was = hub.signers["signer-0"]
     assert was.authority is not None
@@ -668,14 +670,14 @@ def test_an_alarm_outlives_a_signer_whose_place_another_name_takes() -> None:
         sha256="9" * 64,
     )
 
-    def told(ago: float) -> list[str]:
+    def alarms(ago: float) -> list[str]:
         hub.signers["killed"] = replace(was, replica="killed", updated=T - ago, authority=alarmed)
         found = seen(hub)
         (authority,) = found.authorities
         assert authority.signers == ["signer-0", "signer-1"], "nothing else of it counts"
         return [item.detail for item in found.attention if item.code == "authority_violation"]
 
-    (what,) = told(600)
+    (what,) = alarms(600)
     assert "returned 2 times something else" in what
     assert "another key" in what
-    assert told(DAY + 600) == []
+    assert alarms(DAY + 600) == []

@@ -32,8 +32,8 @@ REFUSED = RefusalsReport(
 def changed(world: World, **fields: object) -> None:
     """Change what both signers report of the workloads of ``east``."""
     for replica in world.signers:
-        held = world.signers[replica].clusters["east"].workloads
-        world.edit_on_signer(replica, "east", workloads=replace(held, **fields))
+        reported = world.signers[replica].clusters["east"].workloads
+        world.edit_on_signer(replica, "east", workloads=replace(reported, **fields))
 
 
 def refused(world: World, refusals: RefusalsReport = REFUSED) -> None:
@@ -86,7 +86,7 @@ def test_a_mesh_of_another_trust_domain_is_critical_with_reason_and_remedy() -> 
     assert not east(status).workloads.fine
 
 
-def test_the_cause_s_remedy_stands_with_what_follows_from_it() -> None:
+def test_a_consequence_has_the_remedy_of_its_cause() -> None:
     world = World(NAMES, T)
     changed(world, with_certificate=0, lapsed=12)
     refused(world)
@@ -106,8 +106,8 @@ def test_one_caller_that_is_refused_among_many_that_hold_certificates_is_a_notic
 
 
 @pytest.mark.parametrize(("workloads", "severity"), [(0, "warning"), (12, "notice")])
-def test_callers_that_only_name_a_cluster_make_it_look_no_worse(workloads: int, severity: str) -> None:
-    """Anyone can do that: whoever else is refused, the cluster is as well as it was."""
+def test_refused_callers_that_only_name_a_cluster_do_not_degrade_it(workloads: int, severity: str) -> None:
+    """Any client can do that, so such refusals do not change the health of the cluster."""
     world = World(NAMES, T)
     changed(world, workloads=workloads, with_certificate=workloads)
     for replica in world.signers:
@@ -119,19 +119,19 @@ def test_callers_that_only_name_a_cluster_make_it_look_no_worse(workloads: int, 
     assert status.attention[0].where == "signer"
 
 
-def test_calls_that_are_turned_away_in_number_are_told_with_the_address_they_come_from() -> None:
+def test_many_rejected_calls_are_reported_with_their_addresses() -> None:
     world = World(NAMES, T)
-    for replica, held in world.signers.items():
+    for replica, signer in world.signers.items():
         few = RejectedCallsReport(recent={"late_message": 20}, addresses={"192.0.2.9": 20})
-        world.signers[replica] = replace(held, rejected_calls=few)
+        world.signers[replica] = replace(signer, rejected_calls=few)
     assert codes(seen(world)) == {}, "a few are always"
-    for replica, held in world.signers.items():
+    for replica, signer in world.signers.items():
         flood = RejectedCallsReport(
             total={"late_message": 900, "too_many_calls": 7},
             recent={"late_message": 300, "too_many_calls": 4},
             addresses={"192.0.2.1": 301, "192.0.2.9": 3},
         )
-        world.signers[replica] = replace(held, rejected_calls=flood)
+        world.signers[replica] = replace(signer, rejected_calls=flood)
     status = seen(world)
     assert codes(status) == {"calls_rejected": "warning"}
     (item,) = status.attention
@@ -143,19 +143,19 @@ def test_calls_that_are_turned_away_in_number_are_told_with_the_address_they_com
     assert sum('reason="late_message"' in line and line.endswith(" 900.0") for line in counts) == 2
 
 
-def test_connections_that_are_refused_in_number_are_told_beside_the_calls() -> None:
+def test_many_refused_connections_are_reported_apart_from_rejected_calls() -> None:
     world = World(NAMES, T)
-    for replica, held in world.signers.items():
+    for replica, signer in world.signers.items():
         few = RejectedCallsReport(recent={"handshake_failed": 20}, addresses={"192.0.2.9": 20})
-        world.signers[replica] = replace(held, connections_refused=few)
+        world.signers[replica] = replace(signer, connections_refused=few)
     assert codes(seen(world)) == {}, "a few are always"
-    for replica, held in world.signers.items():
+    for replica, signer in world.signers.items():
         flood = RejectedCallsReport(
             total={"handshake_failed": 900, "reset_flood": 7},
             recent={"handshake_failed": 300, "reset_flood": 4},
             addresses={"192.0.2.1": 301, "192.0.2.9": 3},
         )
-        world.signers[replica] = replace(held, connections_refused=flood)
+        world.signers[replica] = replace(signer, connections_refused=flood)
     status = seen(world)
     assert codes(status) == {"connections_refused": "warning"}
     (item,) = status.attention
@@ -184,7 +184,7 @@ def test_pods_that_have_to_be_restarted_are_a_notice_with_their_names() -> None:
     assert "13 sidecars, 10 have asked the hub" in status_text(status)
 
 
-def test_a_mesh_that_has_never_asked_is_not_green_until_it_is_known_whose_certificates_it_holds() -> None:
+def test_a_mesh_that_never_asked_is_not_green_until_its_own_ca_is_known_to_issue() -> None:
     world = World(NAMES, T)
     changed(world, workloads=10, with_certificate=0, asked=0)
     status = seen(world)

@@ -215,7 +215,7 @@ def signer(replica: str, names: list[str], now: float, *, issued: int = 40) -> S
 
 def controller(names: list[str], now: float) -> ControllerReport:
     """A leader that has published to and proved every cluster."""
-    held = PublicationReport(
+    published = PublicationReport(
         selected=48,
         current=48,
         excluded=3,
@@ -229,7 +229,7 @@ def controller(names: list[str], now: float) -> ControllerReport:
     seen = ControllerClusterReport(
         state="ready",
         version="v1.36.0",
-        publication=held,
+        publication=published,
         since=now - 7000,
         probe_not_after=now + 3000,
         control_planes=[control_plane(now)],

@@ -19,7 +19,7 @@ QUICK := tests/core tests/status tests/test_project.py tests/test_dependencies.p
 NOT_QUICK := tests/core/pki/test_requests_hostile.py tests/core/trust/rotation/test_mutations.py \
   tests/core/trust/rotation/test_state_machine.py tests/status/test_page_browser.py
 
-.PHONY: demo test quick lint types contracts check bench attack clean venv
+.PHONY: demo test quick lint types contracts check bench bench-scale attack clean venv
 
 venv: $(VENV)/.test
 
@@ -61,6 +61,9 @@ check: lint types contracts test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-scale: $(VENV)/.test
+	@$(BIN)/python -m tests.bench.scale $(ARGS)
 
 attack: $(VENV)/.test
 	@$(BIN)/python -m tests.attack $(ARGS)

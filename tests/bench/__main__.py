@@ -7,40 +7,21 @@ instrument, not a gate. Load goes to this machine's loopback only.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from tests.bench.processes import allow_many_files
-from tests.bench.report import Report
+from tests.bench.report import Report, facts
 
 MEASUREMENTS = ["handler", "back_ends", "signing", "clients", "publishing", "scale"]
 Run = Callable[..., Coroutine[Any, Any, None]]
-
-
-def facts() -> dict[str, str]:
-    """What the numbers depend on."""
-    models = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    packages = ("cryptography", "ngh2", "grpcio", "aiohttp", "uvloop", "kubernetes-asyncio")
-    return {
-        "processor": f"{os.cpu_count()} x {models[0] if models else platform.machine()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
-    }
 
 
 def arguments() -> argparse.Namespace:

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,17 @@ async def serve(directory: Path, namespaces: int, names: list[str]) -> None:
             cluster.write_kubeconfig(directory / f"{name}-admin.kubeconfig")
             for number in range(namespaces):
                 cluster.create_namespace(f"team-{number:04}")
-        print(json.dumps({"ready": len(clusters)}), flush=True)
-        lines = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-        while line := await lines.readline():
-            order = json.loads(line)
-            answer = await obey(clusters[order["cluster"]], order["do"])
-            print(json.dumps({"answer": answer}), flush=True)
+        await obey_lines(lambda order: obey(clusters[order["cluster"]], order["do"]), ready=len(clusters))
+
+
+async def obey_lines(do: Callable[[dict[str, Any]], Awaitable[Any]], *, ready: int) -> None:
+    """Say how many clusters are ready, then answer each line of JSON on standard input with one, until it ends."""
+    print(json.dumps({"ready": ready}), flush=True)
+    lines = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while line := await lines.readline():
+        print(json.dumps({"answer": await do(json.loads(line))}), flush=True)
 
 
 async def obey(cluster: SandboxCluster, order: str) -> Any:

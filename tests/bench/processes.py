@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -27,6 +28,19 @@ def resident_bytes(pid: int) -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"/proc/{pid}/status has no RssAnon")
+
+
+def memory_bytes(pid: int, field: Literal["VmRSS", "VmHWM"]) -> int:
+    """What a process has in memory now, or had at most."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"/proc/{pid}/status has no {field}")
+
+
+def descriptors(pid: int) -> int:
+    """How many files, sockets included, a process has open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def descendants(pid: int) -> list[int]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Literal
 
 Verdict = Literal["met", "MISSED", "not measured", ""]
@@ -58,6 +62,22 @@ def number(value: float | None) -> str:
     if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def facts() -> dict[str, str]:
+    """What the numbers depend on."""
+    models = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    packages = ("cryptography", "ngh2", "grpcio", "aiohttp", "uvloop", "kubernetes-asyncio")
+    return {
+        "processor": f"{os.cpu_count()} x {models[0] if models else platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
+    }
 
 
 class Report:

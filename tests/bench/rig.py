@@ -117,9 +117,13 @@ class Rig:
 
     async def ask(self, name: str, what: str) -> Any:
         """Have the clusters carry out an order and return its answer; see `members`."""
+        return await self.order(cluster=name, do=what)
+
+    async def order(self, **order: Any) -> Any:
+        """Have the process of the clusters carry out an order; see `members` and `stand_in`."""
         assert self.boxes is not None
         async with self._asking:
-            return await asyncio.to_thread(self.boxes.order, {"cluster": name, "do": what})
+            return await asyncio.to_thread(self.boxes.order, order)
 
     def add_root(self, name: str) -> None:
         """Pin one more root, which changes the bundle."""
@@ -282,6 +286,22 @@ async def sandbox_rig(
         async with open_members(kubeconfigs, clock=SystemClock()) as members:
             rig = Rig(directory, members, boxes, **options)
             await rig.register()
+            yield rig
+
+
+@contextlib.asynccontextmanager
+async def stand_in_rig(
+    directory: Path, names: list[str], *, namespaces: int, pods: int, **options: Any
+) -> AsyncIterator[Rig]:
+    """A rig on the stand-in, where nothing has to be registered: its kubeconfigs are there from the beginning."""
+    directory.mkdir(exist_ok=True)
+    command = ("tests.bench.stand_in", str(directory), str(namespaces), str(pods), *names)
+    with child(directory, "stand-in", *command) as boxes:
+        await asyncio.to_thread(boxes.answer)
+        kubeconfigs = {name: directory / f"{name}-admin.kubeconfig" for name in names}
+        async with open_members(kubeconfigs, clock=SystemClock()) as members:
+            rig = Rig(directory, members, boxes, **options)
+            rig.write_config()
             yield rig
 
 

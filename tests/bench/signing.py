@@ -53,14 +53,19 @@ class Result:
 
 async def prepare_calls(rig: Rig, name: str, count: int) -> list[Call]:
     """Calls with a token each, all of one pod's."""
+    pod = await rig.members[name].world.add_workload(ACCOUNT.namespace, ACCOUNT.name)
+    return await calls_of(rig, name, ACCOUNT, pod, count)
+
+
+async def calls_of(rig: Rig, name: str, account: ServiceAccountRef, pod: str, count: int) -> list[Call]:
+    """Calls of that pod, which is there and runs as that account, with a token each."""
     world = rig.members[name].world
-    pod = await world.add_workload(ACCOUNT.namespace, ACCOUNT.name)
-    messages = requests(SpiffeId(TRUST_DOMAIN, ACCOUNT), 64)
+    messages = requests(SpiffeId(TRUST_DOMAIN, account), min(count, 64))
     slots = asyncio.Semaphore(16)
 
     async def one(number: int) -> Call:
         async with slots:
-            token = await world.token(ACCOUNT.namespace, ACCOUNT.name, pod=pod, audience="istio-ca")
+            token = await world.token(account.namespace, account.name, pod=pod, audience="istio-ca")
         headers = {"authorization": f"Bearer {token}", "clusterid": str(rig.members[name].cluster_id)}
         return Call(header_block(METHOD, SERVER_NAME, headers), messages[number % len(messages)])
 

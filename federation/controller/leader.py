@@ -18,7 +18,7 @@ from federation.controller.generations import Ledger, require_mesh
 from federation.controller.in_force import TrustState
 from federation.controller.member import Member, MemberDependencies, OpensMember
 from federation.controller.proof.listener_check import Aim, ListenerCheck, SignerListener, listener_address
-from federation.controller.proof.matrix import Absent, ContentReader, Participant, apply_staleness, prove
+from federation.controller.proof.matrix import Absent, ContentReader, KnownMatrix, Participant, prove
 from federation.controller.publication.observed import ReadContent
 from federation.controller.rotation.cleanup import Leftovers
 from federation.controller.rotation.driver import RotationDriver, Seen
@@ -113,6 +113,7 @@ class Leader:
         self.trust = TrustState()
         self._proved = Proved(Matrix(), {})
         self._proved_with: dict[str, frozenset[str]] = {}  # the contents of each cluster, by SHA-256
+        self._known_matrix = KnownMatrix()
         self._updating = asyncio.Lock()
         self.rotation = RotationDriver(store, clock, lambda: leadership.leading, mac, dismiss=self._dismiss)
         self._leftovers = Leftovers(store, clock, lambda: leadership.leading)
@@ -352,7 +353,7 @@ class Leader:
             why = member.unproved(contents) if member is not None else "not read back: it is set up anew"
             if why:
                 stale_reasons[cluster] = why
-        return apply_staleness(self._proved.matrix, stale_reasons)
+        return self._known_matrix.of(self._proved.matrix, stale_reasons)
 
     def clusters(self) -> dict[str, ControllerClusterReport]:
         """How every registered cluster fares."""

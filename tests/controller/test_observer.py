@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from federation.controller.rotation.driver import RotationDriver, Seen
 from federation.controller.rotation.observer import Observer, Proved, signer_facts, worst_of
@@ -27,7 +31,7 @@ from federation.core.rotation.conditions import time_of
 from federation.core.rotation.effects import losses
 from federation.core.rotation.gates import gate, trusts
 from federation.core.rotation.record import Quarantine, Rotation, RotationRecord, Side, State
-from federation.core.rotation.world import ClusterFacts, World
+from federation.core.rotation.world import ClusterFacts, PairFacts, World
 from federation.core.trust.expiry_bounds import ANY_REMOVED, UNKNOWN_ISSUER, Delivered
 from federation.state.files import FileStore
 from federation.state.store import Stored
@@ -280,3 +284,51 @@ async def until(wanted: Callable[[], bool], clock: VirtualClock) -> None:
         while not wanted():
             await clock.advance(0.3)
             await asyncio.sleep(0.01)
+
+
+def pair_facts_alive() -> int:
+    gc.collect()
+    return sum(isinstance(found, PairFacts) for found in gc.get_objects())
+
+
+def test_pairs_are_read_from_the_proof_where_they_are_asked_for() -> None:
+    """The world is put together every second, and at rest nothing asks: 200 clusters have 39,800 ordered pairs."""
+    names = [f"c{number}" for number in range(200)]
+    rows = ["".join("-" if a == b else "v" for b in names) for a in names]
+    matrix = Matrix(computed=5.0, clusters=names, rows=rows)
+    before = pair_facts_alive()
+    pairs = Proved(matrix, dict.fromkeys(names, "issuer"), dict.fromkeys(names[1:], 3)).pairs()
+    assert pair_facts_alive() == before
+    assert len(pairs) == 39_800
+    assert all(pair.valid and pair.client_issuer == "issuer" for pair in pairs.values())
+    assert pair_facts_alive() - before == 3  # the first cluster has another generation, to and from
+
+
+@given(st.data())
+def test_pairs_say_what_the_matrix_says(data: st.DataObject) -> None:
+    """By index, by iteration and by length, also where rows are too short or a name is not there."""
+    names = data.draw(st.lists(st.sampled_from("abcdef"), unique=True))
+    rows = data.draw(st.lists(st.text("vx?-", max_size=len(names)), max_size=len(names)))
+    issuers = data.draw(st.dictionaries(st.sampled_from("abcdefg"), st.sampled_from(("one", "two"))))
+    generations = data.draw(st.dictionaries(st.sampled_from("abcdefg"), st.integers(0, 2)))
+    reasons = {f"{a}>{b}": f"{a} refuses {b}" for a in names for b in names if (a + b) < "cc"}
+    matrix = Matrix(computed=7.0, clusters=names, rows=rows, reasons=reasons)
+    pairs = Proved(matrix, issuers, generations).pairs()
+    wanted = {
+        (client, server): PairFacts(
+            valid=cell == "v",
+            computed=7.0,
+            client_issuer=issuers.get(client, ""),
+            server_issuer=issuers.get(server, ""),
+            client_generation=generations.get(client, 0),
+            server_generation=generations.get(server, 0),
+            reason=reasons.get(f"{client}>{server}", ""),
+        )
+        for client, row in zip(names, rows, strict=False)
+        for server, cell in zip(names, row, strict=False)
+        if client != server and cell in {"v", "x"}
+    }
+    assert dict(pairs) == wanted
+    assert len(pairs) == len(wanted)
+    for client, server in itertools.product("abcdefg", "abcdefg"):
+        assert pairs.get((client, server)) == wanted.get((client, server))

@@ -387,12 +387,32 @@ def apply_staleness(matrix: Matrix, stale_reasons: Mapping[str, str]) -> Matrix:
         return matrix
     rows: list[str] = []
     reasons = dict(matrix.reasons)
+    columns = [column for column, name in enumerate(matrix.clusters) if name in stale_reasons]
+    everywhere = range(len(matrix.clusters))
     for client, row in zip(matrix.clusters, matrix.rows, strict=True):
-        cells = ""
-        for server, cell in zip(matrix.clusters, row, strict=True):
-            unknown = [f"{name}: {stale_reasons[name]}" for name in (client, server) if name in stale_reasons]
-            cells += "?" if cell == "v" and unknown else cell
-            if cell == "v" and unknown and len(reasons) < MOST_REASONS:
+        cells = list(row)
+        for column in everywhere if client in stale_reasons else columns:
+            if cells[column] != "v":
+                continue
+            cells[column] = "?"
+            if len(reasons) < MOST_REASONS:
+                server = matrix.clusters[column]
+                unknown = [
+                    f"{name}: {stale_reasons[name]}" for name in (client, server) if name in stale_reasons
+                ]
                 reasons[f"{client}>{server}"] = "; ".join(unknown)
-        rows.append(cells)
+        rows.append("".join(cells))
     return replace(matrix, rows=rows, reasons=reasons, valid=sum(row.count("v") for row in rows))
+
+
+class KnownMatrix:
+    """The last proof as far as it is still known to be true; put together where that changes, not at each question."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Matrix, Mapping[str, str], Matrix] | None = None
+
+    def of(self, matrix: Matrix, stale_reasons: Mapping[str, str]) -> Matrix:
+        """As :func:`apply_staleness`; the very same matrix where neither has changed since the last call."""
+        if self._last is None or self._last[0] is not matrix or self._last[1] != stale_reasons:
+            self._last = matrix, dict(stale_reasons), apply_staleness(matrix, stale_reasons)
+        return self._last[2]

@@ -285,6 +285,33 @@ def test_what_is_in_force_must_hold_both() -> None:
     assert trusts(RotationRecord(), WORLD, BOTH).open
 
 
+class CountedName(str):
+    """The name of a cluster that counts how often one is compared with another."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountedName.compared += 1
+        return str.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        return str.__hash__(self)
+
+
+def test_a_gate_takes_each_pair_once_however_many_clusters_there_are() -> None:
+    """Every second of a rotation: 200 clusters have 39,800 ordered pairs, and for each of them as many comparisons."""
+    names = [CountedName(f"c{number}") for number in range(40)]
+    pairs: dict[tuple[str, str], PairFacts] = {(a, b): GREEN for a in names for b in names if a is not b}
+    world = replace(WORLD, clusters=dict.fromkeys(names, HEALTHY), pairs=pairs)
+    world, rotating = followed(State.ACTIVE, world), rotation_record(State.ACTIVE)
+    CountedName.compared = 0
+    assert gate(rotating, world).open
+    assert CountedName.compared < 3 * len(pairs)
+    late = gate(rotating, replace(world, pairs={})).unmet
+    assert [c.name for c in late].count("matrix") == 200
+
+
 @pytest.mark.parametrize(
     ("pair", "words"),
     [

@@ -5,9 +5,12 @@ No answer names the server's software, and no error says more than its class: th
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -47,25 +50,69 @@ def problem(
     return web.Response(status=status, body=body, content_type="application/problem+json", headers=headers)
 
 
+@dataclass(slots=True)
+class Body:
+    """The bytes of an answer, with what is made of them once for all callers.
+
+    ``tag`` is what they are known by (RFC 9110, section 8.8.3): where tags are equal answers say the same, though
+    perhaps not to the byte.
+    """
+
+    data: bytes
+    tag: str = ""
+    _compressed: bytes | None = None
+
+    def __post_init__(self) -> None:
+        self.tag = self.tag or hashlib.sha256(self.data).hexdigest()[:32]
+
+    @property
+    def compressed(self) -> bytes:
+        """The same as gzip (RFC 1952)."""
+        if self._compressed is None:
+            self._compressed = gzip.compress(self.data, mtime=0)
+        return self._compressed
+
+
 def answer(
     request: web.Request,
-    body: bytes,
+    body: bytes | Body,
     *,
     content_type: str = "application/json",
     modified: datetime | None = None,
 ) -> web.StreamResponse:
-    """The body with an ETag of its content; 304 where the caller already holds exactly this."""
-    tag = hashlib.sha256(body).hexdigest()[:32]
+    """The body, compressed where the caller takes that, with its tag; 304 where the caller already holds it.
+
+    The tag is weak, as one stands for the bytes compressed and not. Nothing that is answered holds a secret beside
+    something that a caller chose, so its compressed length tells no secret.
+    """
+    if isinstance(body, bytes):
+        body = Body(body)
     known = request.if_none_match
-    if known and any(etag.value in {tag, "*"} for etag in known):
+    if known and any(etag.value in {body.tag, "*"} for etag in known):
         response = web.Response(status=304)
+    elif len(body.data) >= WORTH_COMPRESSING and _takes_gzip(request.headers.getall("Accept-Encoding", [])):
+        response = web.Response(body=body.compressed, content_type=content_type)
+        response.headers["Content-Encoding"] = "gzip"
     else:
-        response = web.Response(body=body, content_type=content_type)
-        if content_type.startswith("text/"):
-            response.charset = "utf-8"
-    response.etag = ETag(tag)
+        response = web.Response(body=body.data, content_type=content_type)
+    if response.body and content_type.startswith("text/"):
+        response.charset = "utf-8"
+    response.headers["Vary"] = "Accept-Encoding"
+    response.etag = ETag(body.tag, is_weak=True)
     response.last_modified = modified
     return response
+
+
+WORTH_COMPRESSING: Final = 1400  # bytes: less goes in one packet anyway
+
+
+def _takes_gzip(accepted: Sequence[str]) -> bool:
+    """Whether gzip is named and not refused by a weight of 0 (RFC 9110, section 12.5.3)."""
+    for each in ",".join(accepted).split(","):
+        coding, _, weight = each.partition(";")
+        if coding.strip().lower() == "gzip":
+            return re.fullmatch(r"\s*q=0(\.0*)?\s*", weight, re.IGNORECASE) is None
+    return False
 
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:

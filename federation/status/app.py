@@ -20,11 +20,20 @@ from federation.core.documents.controller import ControllerReport, Operation
 from federation.core.errors import StateUnavailable
 from federation.state.store import StateStore
 from federation.status import model, rotation_model
-from federation.status.answers import PAGE_POLICY, Handler, add_headers, answer, errors_into_problems, problem
+from federation.status.answers import (
+    PAGE_POLICY,
+    Body,
+    Handler,
+    add_headers,
+    answer,
+    errors_into_problems,
+    problem,
+)
 from federation.status.authorization import Guard
 from federation.status.encoding import answer_schemas, encode_answer, instant
 from federation.status.metrics import CONTENT_TYPE, hub_metrics
 from federation.status.model import Clusters, FederationStatus, GenerationsView, Readiness
+from federation.status.revision import revision
 from federation.status.rotation import operation_view, rotation_view
 from federation.status.rotation_model import Operations
 from federation.status.snapshot import SnapshotReader
@@ -209,15 +218,16 @@ class _Api:
         self._clock = clock
         self._report = report
         self._mounted = mounted
-        self._encoded: tuple[FederationStatus | None, dict[str, bytes]] = (None, {})
+        self._encoded: tuple[FederationStatus | None, dict[str, Body]] = (None, {})
 
-    def _once(self, status: FederationStatus, path: str, encode: Callable[[], bytes]) -> bytes:
-        """The bytes of one answer, made once for each status: a storm of scrapes costs one encoding."""
+    def _once(self, status: FederationStatus, path: str, encode: Callable[[], bytes | Body]) -> Body:
+        """One answer, made once for each status: a storm of scrapes costs one encoding."""
         if self._encoded[0] is not status:
             self._encoded = (status, {})
         answers = self._encoded[1]
         if path not in answers:
-            answers[path] = encode()
+            made = encode()
+            answers[path] = Body(made) if isinstance(made, bytes) else made
         return answers[path]
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
@@ -241,11 +251,15 @@ class _Api:
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        return answer(request, self._once(status, "status", lambda: encode_answer(status)))
+        return answer(
+            request,
+            self._once(status, "status", lambda: Body(encode_answer(status), revision(status))),
+        )
 
     async def clusters(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        return answer(request, encode_answer(Clusters(clusters=status.clusters)))
+        clusters = Clusters(clusters=status.clusters)
+        return answer(request, self._once(status, "clusters", lambda: encode_answer(clusters)))
 
     async def cluster(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
@@ -256,7 +270,7 @@ class _Api:
 
     async def matrix(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        return answer(request, encode_answer(status.matrix))
+        return answer(request, self._once(status, "matrix", lambda: encode_answer(status.matrix)))
 
     async def bundle(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
@@ -314,8 +328,10 @@ def _page(name: str, kind: str) -> Handler:
 
 
 def _fixed(body: bytes, kind: str) -> Handler:
+    made = Body(body)
+
     async def handler(request: web.Request) -> web.StreamResponse:
-        response = answer(request, body, content_type=kind)
+        response = answer(request, made, content_type=kind)
         if kind.startswith("text/"):
             response.headers["Content-Security-Policy"] = PAGE_POLICY
             response.headers["Cache-Control"] = "no-cache"

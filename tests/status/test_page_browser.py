@@ -68,6 +68,27 @@ async def test_the_page_is_green_while_the_hub_says_so_and_grey_when_it_falls_si
         assert page.errors == []
 
 
+async def test_a_poll_that_brings_nothing_new_keeps_the_page_live(start: Start, page: Any) -> None:
+    async with start() as hub:
+        codes: list[int] = []
+        page.on(
+            "response", lambda answer: codes.append(answer.status) if "/api/v1/status" in answer.url else None
+        )
+        await page.goto(hub.url)
+        await page.wait_for_selector("[data-verdict=healthy]")
+        async with page.expect_response(
+            lambda answer: answer.status == 304 and "/api/v1/status" in answer.url
+        ):
+            pass
+        await page.wait_for_timeout(5500)  # longer than the page waits before it says that the hub is silent
+        assert codes.count(200) == 1
+        assert await page.get_attribute("#verdict", "data-verdict") == "healthy"
+        hub.world.edit_publication("west", current=47, pending=1)
+        await hub.settle()
+        await page.wait_for_selector("[data-verdict=degraded]")
+        assert page.errors == []
+
+
 async def test_a_store_that_cannot_be_read_is_unknown_on_the_page(
     start: Start, page: Any, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ const STALE = 5000;
 const TOKEN = "federation-status-token";
 const VERDICT = { healthy: "Healthy", degraded: "Degraded", failing: "Failing" };
 
-const state = { status: null, operations: null, answered: 0, since: 0, error: "", asking: false, shown: new Map(), find: "", onlyTroubled: false };
+const state = { status: null, operations: null, answered: 0, received: 0, since: 0, error: "", asking: false, shown: new Map(), find: "", onlyTroubled: false };
 const matrix = new Matrix($("matrix").querySelector(".body"), $("pair"), $("faults"));
 
 function stored(value) {
@@ -27,18 +27,25 @@ function stored(value) {
 let token = stored();
 
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
-const get = (path) => fetch(path, { headers: headers(), cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(PATIENCE) });
+const get = (path, tag) => fetch(path, { headers: tag ? { ...headers(), "If-None-Match": tag } : headers(), cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(PATIENCE) });
 
 async function ask() {
   if (state.asking || document.hidden || !$("token-form").hidden) return;
   state.asking = true;
   try {
-    const [answer, operations] = await Promise.all([get("api/v1/status"), get("api/v1/operations").catch(() => null)]);
+    const [answer, operations] = await Promise.all([get("api/v1/status", state.status && state.tag), get("api/v1/operations", state.operations && state.operationsTag).catch(() => null)]);
     if (answer.status === 401) return askForToken();
-    const body = await answer.json();
-    if (!answer.ok) throw new Error(body.detail || body.title || `status ${answer.status}`);
-    state.status = body;
-    state.operations = operations?.ok ? await operations.json() : null;
+    if (answer.status !== 304) { // otherwise the hub says nothing new
+      const body = await answer.json();
+      if (!answer.ok) throw new Error(body.detail || body.title || `status ${answer.status}`);
+      state.status = body;
+      state.tag = answer.headers.get("ETag");
+      state.received = performance.now();
+    }
+    if (operations?.status !== 304) {
+      state.operations = operations?.ok ? await operations.json() : null;
+      state.operationsTag = operations?.headers.get("ETag");
+    }
     state.answered = performance.now();
     state.error = "";
     render();
@@ -73,8 +80,8 @@ $("token-form").addEventListener("submit", (event) => {
   ask();
 });
 
-// The hub's own time: the instant of the answer plus what has passed here since.
-const hubNow = () => Date.parse(state.status.generated) + (performance.now() - state.answered);
+// The hub's own time: the instant of the last new answer plus what has passed here since.
+const hubNow = () => Date.parse(state.status.generated) + (performance.now() - state.received);
 
 function show(id, part, nodes) {
   const key = JSON.stringify(part);

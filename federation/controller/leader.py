@@ -355,6 +355,12 @@ class Leader:
                 stale_reasons[cluster] = why
         return self._known_matrix.of(self._proved.matrix, stale_reasons)
 
+    @property
+    def proves_in_force(self) -> bool:
+        """Whether the last proof was made since the generation in force is."""
+        generation = self.trust.generation
+        return generation is not None and self._proved.matrix.computed >= generation.created
+
     def clusters(self) -> dict[str, ControllerClusterReport]:
         """How every registered cluster fares."""
         reports: dict[str, ControllerClusterReport] = {}

@@ -14,11 +14,12 @@ from typing import Final
 
 from federation.controller.leader import Leader, LeadershipLostError
 from federation.controller.member import Member, OpensMember
+from federation.controller.reporting import HEARTBEAT, STORE_TIMEOUT, ReportWriter
 from federation.controller.rotation.operations import OperationMac
 from federation.core.clock import Clock
 from federation.core.config.types import Address
 from federation.core.documents.controller import ControllerReport
-from federation.core.documents.encoding import decode, encode
+from federation.core.documents.encoding import decode
 from federation.core.documents.keys import CONTROLLERS
 from federation.core.documents.trust import Proposal
 from federation.core.errors import StateUnavailable
@@ -28,14 +29,7 @@ from federation.state.store import StateStore
 _logger = logging.getLogger(__name__)
 
 LEADERSHIP: Final = "controller"
-HEARTBEAT: Final = 5.0
-"""Seconds within which a report is written at the latest; status takes three of them for gone."""
-
-REPORT_SPACING: Final = 0.25
-"""Seconds between reports at least, where something has changed."""
-
 RETRY: Final = 2.0
-STORE_TIMEOUT: Final = 15.0
 
 
 class ControllerRole:
@@ -67,9 +61,14 @@ class ControllerRole:
         self._signer_address = signer_address
         self._started = clock.now().timestamp()
         self._leader: Leader | None = None
-        self._store_problem = ""
         self._cannot_lead = ""
-        self._changed = False
+        self._reports = ReportWriter(
+            store,
+            self._key,
+            self.report,
+            clock=clock,
+            also=lambda: self._leader and self._leader.proves_in_force,
+        )
         self._earlier: list[Proposal] = []
         self._former: ControllerReport | None = None
 
@@ -77,7 +76,7 @@ class ControllerRole:
         """Work until ``stop`` is set, then give leadership up and take the report back."""
         await self._read_earlier()
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self._keep_leading()), tasks.create_task(self._keep_reporting())]
+            running = [tasks.create_task(self._keep_leading()), tasks.create_task(self._reports.run())]
             await stop.wait()
             for task in running:
                 task.cancel()
@@ -100,8 +99,8 @@ class ControllerRole:
             updated=self._clock.now().timestamp(),
             heartbeat=HEARTBEAT,
             leader=leader is not None,
-            ready=not (self._store_problem or self._cannot_lead),
-            reasons=[reason for reason in (self._store_problem, self._cannot_lead) if reason],
+            ready=not (self._reports.problem or self._cannot_lead),
+            reasons=[reason for reason in (self._reports.problem, self._cannot_lead) if reason],
             config_digest=config.digest,
             config_problems=list(self._config.problems),
             warnings=list(config.warnings),
@@ -160,7 +159,7 @@ class ControllerRole:
                 replica=self._replica,
                 jitter=self._jitter,
                 signer_address=self._signer_address,
-                changed=self._note_change,
+                changed=self._reports.note_change,
                 mac=self._mac,
                 former=self._former,
                 open_member=self._open_member,
@@ -169,18 +168,6 @@ class ControllerRole:
                 await self._leader.run()
             finally:
                 self._leader = None
-
-    def _note_change(self) -> None:
-        self._changed = True
-
-    async def _keep_reporting(self) -> None:
-        while True:
-            self._changed = False
-            await self._write_report()
-            due = self._clock.monotonic() + HEARTBEAT / 2
-            await self._clock.sleep(REPORT_SPACING)
-            while self._clock.monotonic() < due and not self._changed:
-                await self._clock.sleep(REPORT_SPACING / 4)
 
     async def _read_earlier(self) -> None:
         """What a controller of this name reported before it was killed.
@@ -195,17 +182,3 @@ class ControllerRole:
             self._former = report
             if report is not None and not report.proposals_stored:
                 self._earlier = report.proposals
-
-    async def _write_report(self) -> None:
-        try:
-            async with asyncio.timeout(STORE_TIMEOUT):
-                await self._store.write(self._key, encode(self.report()))
-        except (StateUnavailable, TimeoutError) as error:
-            problem = str(error) or f"the state store did not answer in {STORE_TIMEOUT:g} s"
-            if problem != self._store_problem:
-                _logger.error(
-                    "the report cannot be written: %s", problem, extra={"reason": "state_unavailable"}
-                )
-            self._store_problem = problem
-        else:
-            self._store_problem = ""

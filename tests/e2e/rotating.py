@@ -1,8 +1,8 @@
-"""A mesh of real Envoys under traffic while the hub rotates: what every test of a whole rotation stands on.
+"""A mesh of real Envoys under traffic while the hub rotates, for the tests of whole rotations.
 
-One Envoy for each cluster holds what the hub's listener gives its workload, renewed at half its life as Istio's agent
-does; nothing tells it of the rotation. Every connection is new and counted. ``FEDERATION_ROTATION_LEAF`` changes the
-life of the leaves.
+One Envoy for each cluster uses the certificates that the hub's listener issues to its workload, renewed at half their
+life as Istio's agent does; it does not know of the rotation. Every connection is new and counted.
+``FEDERATION_ROTATION_LEAF`` changes the life of the leaves.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tests.e2e.conftest import members_of
 from tests.support.envoy import Envoy, call, running, write_identity
 
 LEAF = int(os.environ.get("FEDERATION_ROTATION_LEAF", "36"))  # seconds
-LATE = 0.7  # of a certificate's life: what is left has to outlast a hub that was killed and starts again
+LATE = 0.7  # share of a certificate's life: the rest has to outlast a restart of a killed hub
 TAKEN_UP = timedelta(seconds=10)
 LIMIT = 600.0 + 8 * LEAF
 
 
 @dataclass
 class Mesh:
-    """One workload and one Envoy for each cluster, and what their connections came to."""
+    """One workload and one Envoy for each cluster, and the results of their connections."""
 
     box: Box
     workloads: dict[str, Workload]
@@ -50,17 +50,17 @@ class Mesh:
 
     async def renew(self, name: str) -> None:
         before = self.workloads[name].current
-        held = await self.workloads[name].renew()
+        renewed = await self.workloads[name].renew()
         if before is not None and before.leaf.not_after <= SystemClock().now():
             self.renewed_late[name] = SystemClock().now()
         write_identity(
-            self.proxies[name].identity, chain=held.chain_pem, key=held.key_pem, trust=held.trust_pem
+            self.proxies[name].identity, chain=renewed.chain_pem, key=renewed.key_pem, trust=renewed.trust_pem
         )
 
     async def keep_renewing(self) -> None:
-        """At half the life of each certificate, and in one cluster late; what fails is tried again, as agents do.
+        """Renew at half the life of each certificate, in one cluster later; retry what fails, as agents do.
 
-        The late one is what makes the test hard: its certificate is old and valid, and so is what it trusts.
+        The late renewals make the test hard: that cluster's certificates and roots are old and still valid.
         """
         while True:
             for name, workload in self.workloads.items():
@@ -70,15 +70,15 @@ class Mesh:
             await asyncio.sleep(0.25)
 
     def was_late(self, name: str) -> bool:
-        """Whether its Envoy may not have taken up yet what replaced a certificate that had expired."""
+        """Whether its Envoy may not yet have loaded the certificate that replaced an expired one."""
         late = self.renewed_late.get(name)
         return late is not None and SystemClock().now() - late < TAKEN_UP
 
     def ends(self, name: str) -> datetime:
         """Until when the certificate of that workload is valid."""
-        held = self.workloads[name].current
-        assert held is not None
-        return held.leaf.not_after
+        current = self.workloads[name].current
+        assert current is not None
+        return current.leaf.not_after
 
     async def keep_calling(self, client: str, server: str) -> None:
         while True:
@@ -88,7 +88,7 @@ class Mesh:
                 answer = await call(self.proxies[client], server)
                 assert answer.body == server
             except (aiohttp.ClientError, TimeoutError) as error:
-                # A busy machine renews too late. That says nothing about trust; a certificate that is valid does.
+                # A busy machine renews too late: only failures with valid certificates say something about trust.
                 if ends <= SystemClock().now() or self.was_late(client) or self.was_late(server):
                     self.expired += 1
                 else:

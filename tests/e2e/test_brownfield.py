@@ -2,7 +2,7 @@
 
 East has istiod's self-signed CA, west one that is plugged in by ``cacerts``. Both have an istiod that behaves as a real
 one does (``tests/support/istiod.py``): it distributes its roots, puts them back, and looks for its own certificate at
-its start only. Handshakes go on all the time in every direction. Whatever has worked once has to work ever after:
+its start only. Handshakes run all the time in every direction. A pair that has worked once has to keep working
 through registration, acceptance, merge, istiod's new certificate, the move of the workloads one by one, the end of both
 CAs and the drop of their roots. Every write of the bundle is counted.
 """
@@ -167,14 +167,14 @@ class Agent:
 
     @property
     def trusts(self) -> frozenset[str]:
-        held = self.workload.current
-        return frozenset(c.sha256 for c in held.trust) if held is not None else frozenset()
+        current = self.workload.current
+        return frozenset(c.sha256 for c in current.trust) if current is not None else frozenset()
 
     @property
     def credential(self) -> Credential:
-        held = self.workload.current
-        assert held is not None
-        return Credential(held.chain, held.key_pem, held.trust, self.workload.identity)
+        current = self.workload.current
+        assert current is not None
+        return Credential(current.chain, current.key_pem, current.trust, self.workload.identity)
 
 
 @dataclass
@@ -358,11 +358,13 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
 
 
 def hub_writes(cluster: SandboxCluster) -> int:
-    """How often the hub has written the bundle: requests alone are counted, and those of istiod are none."""
+    """How often the hub has written the bundle: the tests' istiod writes without API requests."""
     return cluster.requests.count(verb="patch", resource="configmaps")
 
 
-async def test_two_meshes_join_without_an_interruption_and_nobody_fights(box: Box, tmp_path: Path) -> None:
+async def test_two_meshes_join_without_an_interruption_and_without_competing_writers(
+    box: Box, tmp_path: Path
+) -> None:
     clusters = {name: member.sandbox for name, member in box.members.items()}
     plugged_in = DevelopmentCa.create(tmp_path / "own-ca", name="west", clock=SystemClock())
     async with contextlib.AsyncExitStack() as stack:
@@ -416,7 +418,7 @@ async def test_two_meshes_join_without_an_interruption_and_nobody_fights(box: Bo
                 "drop",
             )
             if step in operator.steps
-        ], "no step was gone back to"
+        ], "the steps came in order, each once"
         assert {"serve", "control_plane", "move", "switch_off"} <= {*operator.steps}
         assert own.istiod.ca is False
         for namespace, written in own.istiod.writes.items():

@@ -62,7 +62,7 @@ async def until_bundle(box: Box, *roots: str) -> None:
 
 
 async def command(box: Box, *arguments: str) -> str:
-    """What a verb of the command line says, whatever its exit code."""
+    """The output of a command, for any exit code."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "federation", *arguments, "--url", box.status_url),
         stdout=asyncio.subprocess.PIPE,
@@ -72,7 +72,7 @@ async def command(box: Box, *arguments: str) -> str:
     return output.decode()
 
 
-async def test_a_pin_that_is_replaced_breaks_no_handshake_and_its_root_stays_until_nothing_needs_it(
+async def test_replacing_a_pin_breaks_no_handshake_and_keeps_the_old_root_while_it_is_needed(
     tmp_path: Path,
 ) -> None:
     async with open_mesh(tmp_path, count=2, start=lambda box: box.start_hub(), life=LIFE) as mesh:

@@ -88,7 +88,7 @@ class Mesh:
 
     def _shake(self, client: Workload, server: Workload) -> None:
         each = credential(client), credential(server)
-        ends = min(held.chain[0].not_after for held in each)
+        ends = min(presented.chain[0].not_after for presented in each)
         if ends < SystemClock().now() + timedelta(seconds=0.5):
             return
         self.tried += 1
@@ -110,9 +110,11 @@ class Mesh:
 
 
 def credential(workload: Workload) -> Credential:
-    held = workload.current
-    assert held is not None
-    return Credential(chain=held.chain, key_pem=held.key_pem, trust=held.trust, identity=workload.identity)
+    current = workload.current
+    assert current is not None
+    return Credential(
+        chain=current.chain, key_pem=current.key_pem, trust=current.trust, identity=workload.identity
+    )
 
 
 @contextlib.asynccontextmanager
@@ -166,7 +168,7 @@ def finding(code: str, **wanted: str) -> Callable[[Any], bool]:
 
 
 def may_start(status: Any) -> bool:
-    """No wish is open, and a rotation to the successor would be accepted."""
+    """No change is pending, and a rotation to the successor would be accepted."""
     plan = status["rotation_plan"]
     return not finding("authority_not_in_force")(status) and plan is not None and not plan["problem"]
 
@@ -215,7 +217,7 @@ async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> 
                 for workload in each:
                     await mesh.renew(workload)
             status = await box.get("/api/v1/status")
-        held = {
+        issuers = {
             w.current.chain[1].sha256
             for each in mesh.workloads.values()
             for w in each
@@ -225,15 +227,15 @@ async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> 
         f"\n{rotated}; {mesh.tried} handshakes, {len(mesh.failures)} failed; {mesh.refused} renewals refused"
     )
     assert rotated["state"] == "RETIRED"
-    assert held == {second.intermediate.sha256}
+    assert issuers == {second.intermediate.sha256}
     assert mesh.tried > 100
     assert mesh.failures == []
 
 
-async def test_an_intermediate_that_is_renewed_during_a_rotation_signs_after_a_restart(
+async def test_an_intermediate_renewed_during_a_rotation_signs_after_a_restart(
     tmp_path: Path,
 ) -> None:
-    """The directives name the former one, and no signer has it any more: certificates are issued all the same."""
+    """The directives still name the former intermediate, which no signer has; certificates are issued all the same."""
     async with mesh_of(tmp_path, NAMES[:2]) as (mesh, second):
         box, first = mesh.box, mesh.box.ca
         box.rotation_lines = 'soak = "1h"\nskew = "1s"\nfresh = "30s"\nwaves = 1'
@@ -264,17 +266,17 @@ async def test_an_intermediate_that_is_renewed_during_a_rotation_signs_after_a_r
 
 
 async def test_another_trust_domain_is_refused_while_running_and_by_a_start(tmp_path: Path) -> None:
-    """It is another mesh: nothing of the running one is touched, status says so, and it goes on once it is put back."""
+    """Nothing changes in the running mesh, status reports the edit, and the hub resumes once it is undone."""
     async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, _):
         box = mesh.box
-        held = await box.wait_for_trust("east", "istio-system")
+        before = await box.wait_for_trust("east", "istio-system")
         good = box.config_file.read_text()
         wrong = good.replace(f'trust_domain = "{box.trust_domain}"', 'trust_domain = "elsewhere.example"', 1)
         edit(box, wrong)
         status = await box.wait_for("/api/v1/status", finding("config_problem"))
         assert status["trust_domain"] == str(box.trust_domain)
-        told = next(item for item in status["attention"] if item["code"] == "config_problem")
-        assert "another mesh" in told["detail"]
+        reported = next(item for item in status["attention"] if item["code"] == "config_problem")
+        assert "another mesh" in reported["detail"]
         (workload,) = mesh.workloads["east"]
         await workload.renew()
         code, output = await verify(box)
@@ -286,7 +288,7 @@ async def test_another_trust_domain_is_refused_while_running_and_by_a_start(tmp_
         assert status["verdict"] == "failing"
         assert not any(signer["ready"] for signer in status["signers"])
         assert not any(controller["leader"] for controller in status["controllers"])
-        assert await box.wait_for_trust("east", "istio-system") == held
+        assert await box.wait_for_trust("east", "istio-system") == before
         edit(box, good)
         await kill_hub(box)
         await box.start_hub()
@@ -294,8 +296,8 @@ async def test_another_trust_domain_is_refused_while_running_and_by_a_start(tmp_
         await mesh.renew(workload)
 
 
-async def test_a_name_that_agents_call_the_door_by_is_not_taken_away(tmp_path: Path) -> None:
-    """It was, within a second: all was green until half of the workloads had lost their certificates."""
+async def test_a_listener_name_that_agents_use_is_not_removed_while_running(tmp_path: Path) -> None:
+    """An edit must not remove it: workloads would lose their certificates while status is still green."""
     async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, _):
         box, good = mesh.box, mesh.box.config_file.read_text()
         (workload,) = mesh.workloads["east"]
@@ -311,7 +313,7 @@ async def test_a_name_that_agents_call_the_door_by_is_not_taken_away(tmp_path: P
         await box.wait_for("/api/v1/status", lambda s: not finding("config_problem")(s))
         await mesh.renew(workload)
 
-        await kill_hub(box)  # a start takes what is written, and says what it has taken away
+        await kill_hub(box)  # a start applies the edit and reports the removed name
         edit(box, good.replace(f'"{SERVER_NAME}"', '"another.example"'))
         await box.start_hub()
         status = await box.wait_for("/api/v1/status", finding("listener_name_gone", severity="warning"))
@@ -326,10 +328,13 @@ async def test_a_name_that_agents_call_the_door_by_is_not_taken_away(tmp_path: P
         await box.wait_for("/api/v1/status", lambda s: not finding("listener_name_gone")(s))
 
 
-async def test_a_state_that_is_restored_from_before_a_publication_publishes_and_issues_nothing(
+async def test_a_hub_with_an_outdated_state_publishes_and_issues_nothing(
     tmp_path: Path,
 ) -> None:
-    """No process remembers what was published since: what the members hold says it. A newer state ends it."""
+    """The state was restored from before the last publication; only the bundles in the members are newer.
+
+    The hub works again once it is configured to adopt its own later generation.
+    """
     async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, second):
         box, state = mesh.box, tmp_path / "state"
         write(box, authority=box.ca, pins=[], successor=second)
@@ -338,7 +343,7 @@ async def test_a_state_that_is_restored_from_before_a_publication_publishes_and_
         write(box, authority=box.ca, pins=[second], successor=None)
         await box.wait_for("/api/v1/bundle", lambda bundle: len(bundle["anchors"]) == 2)
         await box.wait_for("/api/v1/status", holds_everywhere(generation=2))
-        held = await box.wait_for_trust("east", "istio-system")
+        before = await box.wait_for_trust("east", "istio-system")
 
         await kill_hub(box)
         write(box, authority=box.ca, pins=[], successor=second)
@@ -354,7 +359,7 @@ async def test_a_state_that_is_restored_from_before_a_publication_publishes_and_
         status = await box.get("/api/v1/status")
         assert not {item["code"] for item in status["attention"]} & {"cluster_joins", "publication_joining"}
         await nothing_is_issued(mesh.workloads["east"][0])
-        assert await box.wait_for_trust("east", "istio-system") == held
+        assert await box.wait_for_trust("east", "istio-system") == before
 
         await kill_hub(box)
         await box.start_hub()
@@ -366,10 +371,10 @@ async def test_a_state_that_is_restored_from_before_a_publication_publishes_and_
         assert (await box.wait_for_trust("east", "istio-system")).count(b"BEGIN") == 1
 
 
-async def test_a_hub_that_has_lost_its_state_publishes_and_issues_nothing_where_it_had_published(
+async def test_a_hub_without_its_state_publishes_and_issues_nothing_in_its_former_members(
     tmp_path: Path,
 ) -> None:
-    """It is another hub then. From its first instant on: what it would sign with may be what the mesh has left."""
+    """It counts as another hub from its start: its authority may be one that the mesh has rotated away from."""
     async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, second):
         box = mesh.box
         (workload,) = mesh.workloads["east"]
@@ -377,7 +382,7 @@ async def test_a_hub_that_has_lost_its_state_publishes_and_issues_nothing_where_
         write(box, authority=box.ca, pins=[second], successor=None)
         await box.wait_for("/api/v1/bundle", lambda bundle: len(bundle["anchors"]) == 2)
         await box.wait_for("/api/v1/status", holds_everywhere(generation=2))
-        held = await box.wait_for_trust("east", "istio-system")
+        before = await box.wait_for_trust("east", "istio-system")
         identity = (await box.get("/api/v1/status"))["controllers"][0]["hub"]
         both = box.config_file.read_text()
         elsewhere, adopting = (
@@ -406,16 +411,16 @@ async def test_a_hub_that_has_lost_its_state_publishes_and_issues_nothing_where_
         assert code == 1, output
         assert f'add "{identity}" to controller.adopt_hubs' in output
         status = await box.get("/api/v1/status")
-        told = {item["code"]: item["severity"] for item in status["attention"]}
-        assert told["cluster_degraded"] == "critical"
-        assert not told.keys() & {"cluster_joins", "publication_joining", "signing_unavailable"}
-        assert await box.wait_for_trust("east", "istio-system") == held
+        reported = {item["code"]: item["severity"] for item in status["attention"]}
+        assert reported["cluster_degraded"] == "critical"
+        assert not reported.keys() & {"cluster_joins", "publication_joining", "signing_unavailable"}
+        assert await box.wait_for_trust("east", "istio-system") == before
 
         edit(box, adopting + f'\n[controller]\nadopt_hubs = ["{identity}"]\n')
         await box.wait_for("/api/v1/status", lambda s: not another_hub_s(s))
         await mesh.renew(workload)
         await box.wait_for("/api/v1/status", holds_everywhere(generation=2))
-        assert await box.wait_for_trust("east", "istio-system") == held
+        assert await box.wait_for_trust("east", "istio-system") == before
 
 
 async def issued_until_cancelled(workload: Workload) -> int:

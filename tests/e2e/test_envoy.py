@@ -21,8 +21,8 @@ from tests.support.patience import PATIENCE
 TAKEN_UP = PATIENCE
 
 
-def deliver(proxy: Envoy, held: Identity) -> None:
-    write_identity(proxy.identity, chain=held.chain_pem, key=held.key_pem, trust=held.trust_pem)
+def deliver(proxy: Envoy, issued: Identity) -> None:
+    write_identity(proxy.identity, chain=issued.chain_pem, key=issued.key_pem, trust=issued.trust_pem)
 
 
 async def wait_serial(caller: Envoy, target: str, serial: int) -> None:
@@ -115,14 +115,14 @@ async def test_a_changed_bundle_is_taken_up_without_a_restart(mesh, tmp_path: Pa
     async def delivered() -> Identity:
         async with asyncio.timeout(PATIENCE):
             while True:
-                held: Identity = await workloads["west"].renew(lifetime=timedelta(hours=1))
-                if len(held.trust) == 2:
-                    return held
+                issued: Identity = await workloads["west"].renew(lifetime=timedelta(hours=1))
+                if len(issued.trust) == 2:
+                    return issued
                 await asyncio.sleep(0.1)
 
-    held = await delivered()
-    deliver(proxies["west"], held)
-    await wait_serial(proxies["west"], "east", held.leaf.serial)
+    issued = await delivered()
+    deliver(proxies["west"], issued)
+    await wait_serial(proxies["west"], "east", issued.leaf.serial)
     deliver(proxies["east"], newcomer)
     await wait_serial(proxies["east"], "west", newcomer.leaf.serial)
     assert (await call(proxies["east"], "west")).peer == str(workloads["east"].identity)

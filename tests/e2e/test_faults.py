@@ -71,7 +71,9 @@ def troubled(cluster: SandboxCluster, trouble: str):  # type: ignore[no-untyped-
         ("garbage", "garbage"),
     ],
 )
-async def test_a_troubled_cluster_is_told_and_delays_no_other(box: Box, trouble: str, reason: str) -> None:
+async def test_a_failing_cluster_is_reported_with_its_reason_and_delays_no_other(
+    box: Box, trouble: str, reason: str
+) -> None:
     east = await box.workload("east", "shop", "frontend")
     await east.renew()
     west = sandbox(box, "west")

@@ -1,4 +1,4 @@
-"""An anchor that was found stays on the list whatever process is killed, until an operator dismisses it."""
+"""A found anchor stays listed until an operator dismisses it, even if processes of the hub are killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CODE = "anchor_proposed"
 
 
 async def test_a_killed_controller_forgets_no_anchor_that_was_found(box: Box, namespace: str) -> None:
-    """It is written over within seconds, so nothing but the hub's memory tells that it was there."""
+    """The foreign anchor is overwritten within seconds, so that only the hub's state still has it."""
     await start(box)
     member = box.members["east"]
     await member.world.add_namespace(namespace)
@@ -44,17 +44,17 @@ async def test_a_killed_controller_forgets_no_anchor_that_was_found(box: Box, na
         (controller,) = status["controllers"]
         return not controller["leader"] and controller["started"] != started
 
-    def leads_anew(status: Any) -> bool:
+    def leads_again(status: Any) -> bool:
         (controller,) = status["controllers"]
         return bool(status["matrix"]["pairs"]) and controller["leader"] and controller["started"] != started
 
     status = await box.wait_for("/api/v1/status", lists)
     started = status["controllers"][0]["started"]
     (controller,) = child_pids(box)["controller"]
-    with leading(box):  # so that the one which takes its place reports before it can read what was found
+    with leading(box):  # so that the successor reports before it can read what was found
         os.kill(controller, signal.SIGKILL)
         await box.wait_for("/api/v1/status", waits_to_lead)
-    after = await box.wait_for("/api/v1/status", leads_anew)
+    after = await box.wait_for("/api/v1/status", leads_again)
     assert lists(after)
     assert any(item["code"] == CODE and rogue in item["detail"] for item in after["attention"])
 

@@ -1,6 +1,6 @@
-"""A file that hangs keeps no role from ending, whichever key of the configuration names it.
+"""No file that hangs keeps a role from ending, for every key of the configuration that names a file.
 
-Each file is a named pipe that nobody writes, which hangs whoever opens it as a volume does that is gone. Every case is
+Each file is a named pipe without a writer: opening it blocks, as on a volume that is gone. Every case is
 a process of its own; all of them are forked from one that has imported everything, so that thirty cost little.
 """
 
@@ -28,11 +28,11 @@ import federation.core.config
 from tests.support.pki import intermediate, root
 
 LONG: typing.Final = 600.0
-"""Seconds after which a process is taken for one that never ends. It reads for ten, on a machine that may be busy."""
+"""Seconds after which a process counts as one that never ends. It reads for ten; the machine may be busy."""
 
 END_BY_THEMSELVES: typing.Final = frozenset({"configuration", "status certificate", "status key"})
-"""Cases that a role refuses to start with, once it has read for as long as it may. None is asked to end: on a machine
-that is busy that may come while it ends, and a process that has left its loop dies of the signal."""
+"""Cases in which a role refuses to start after its time limit for reading. They get no SIGTERM: on a busy machine it
+could arrive while the process is ending, and a process without its loop dies of the signal."""
 
 HUB = """
 trust_domain = "cluster.local"
@@ -332,7 +332,7 @@ class Running:
 def hangs(pid: int) -> bool:
     """Whether a thread of the process waits in the kernel for the other end of a pipe; True where it has ended.
 
-    What is not read yet by then (a token of a status API that nobody asks) hangs nothing.
+    What is not read by then (a token of a status API without callers) blocks no thread.
     """
     try:
         return any(
@@ -352,7 +352,7 @@ def takes_signals(pid: int) -> bool:
     return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc for what hangs")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to find what hangs")
 def test_a_role_ends_whichever_file_hangs(tmp_path: Path) -> None:
     ca = intermediate("shared", root("a"))
     running = Running()

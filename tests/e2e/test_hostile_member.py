@@ -1,4 +1,4 @@
-"""One member is hostile, or was broken into: it gets nothing of the others, and they notice nothing of it.
+"""One member is hostile or compromised: it gets no tokens of the others and does not affect them.
 
 A running hub, clusters in a box. ``west`` is the hostile one, ``east`` and everything of it is honest.
 """
@@ -49,7 +49,7 @@ def sandbox(box: Box, name: str) -> SandboxCluster:
 
 
 def shown(cluster: SandboxCluster, *, of: SandboxCluster) -> int:
-    """How many tokens of the other cluster its API server was shown; its own probe's may be among them at any time."""
+    """How many tokens of the other cluster its API server has received; its own probe's are not counted."""
     accounts = {account["metadata"]["uid"] for account in of.objects("serviceaccounts")}
     claims = [jwt.decode(token, options={"verify_signature": False}) for token in cluster.tokens_shown]
     return sum(each["kubernetes.io"]["serviceaccount"]["uid"] in accounts for each in claims)
@@ -59,13 +59,13 @@ def codes(status: Any, cluster: str) -> set[str]:
     return {item["code"] for item in status["attention"] if cluster == item["where"]}
 
 
-async def test_the_tokens_of_a_member_that_reconnects_are_not_sent_to_one_that_published_its_key(
+async def test_tokens_of_a_reconnecting_member_are_not_sent_to_one_that_published_its_key(
     box: Box,
 ) -> None:
-    """Seen once, and replayed they gave the other cluster's certificate."""
+    """A member that saw such a token could replay it and get the other cluster's certificate."""
     east, west = sandbox(box, "east"), sandbox(box, "west")
     callers = [await box.workload("east", "shop", "frontend") for _ in range(2)]
-    callers[1].cluster_id = ClusterId("Kubernetes")  # what an Istio sends that was not told its name
+    callers[1].cluster_id = ClusterId("Kubernetes")  # what Istio sends if its cluster has no configured name
     for caller in callers:
         await caller.renew()
     assert shown(west, of=east) == 0

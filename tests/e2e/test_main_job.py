@@ -55,11 +55,11 @@ def command(pid: int) -> str:
 async def test_every_pair_is_proved_and_workloads_trust_one_another(box: Box, namespace: str) -> None:
     await start(box)
     workloads = [await box.workload(name, namespace, "frontend") for name in box.members]
-    held = [await workload.renew(lifetime=timedelta(hours=1)) for workload in workloads]
+    issued = [await workload.renew(lifetime=timedelta(hours=1)) for workload in workloads]
     matrix = await box.wait_proved()
     assert matrix["pairs"] == matrix["valid"] == 2
-    for mine in held:
-        for theirs in held:
+    for mine in issued:
+        for theirs in issued:
             verify_chain(theirs.chain, mine.trust, at=box.clock.now())
     status = await box.wait_for(
         "/api/v1/status", lambda answer: answer["certificates_issued"] >= len(workloads)
@@ -130,11 +130,11 @@ async def openssl(*arguments: str, directory: Path) -> str:
 
 
 async def restored(box: Box, name: str, namespace: str, wanted: bytes) -> bool:
-    """True once the namespace holds the bundle again; TimeoutError where it never does."""
+    """Wait until the namespace has the bundle again; raises TimeoutError if it does not come."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            held = await box.members[name].world.config_map(namespace, ROOT_CONFIG_MAP)
-            if held is not None and held.get("data", {}).get("root-cert.pem", "").encode() == wanted:
+            found = await box.members[name].world.config_map(namespace, ROOT_CONFIG_MAP)
+            if found is not None and found.get("data", {}).get("root-cert.pem", "").encode() == wanted:
                 return True
             await asyncio.sleep(0.1)
 

@@ -106,7 +106,7 @@ async def test_one_dead_cluster_of_three_is_one_critical_entry(three: Box) -> No
     assert re.match(rf"CRITICAL  {said}", lines[2])
 
 
-async def test_a_quota_that_refuses_the_bundle_is_told_as_that_and_a_freed_namespace_does_not_wait(
+async def test_an_exceeded_quota_is_reported_and_a_freed_namespace_is_retried_promptly(
     three: Box,
 ) -> None:
     east = sandbox(three, "east")
@@ -121,11 +121,11 @@ async def test_a_quota_that_refuses_the_bundle_is_told_as_that_and_a_freed_names
         lambda s: s["clusters"][0]["publication"]["failed"] == 5 and codes(s) == ["publication_failed"],
         what="five namespaces that refuse the bundle",
     )
-    held = status["clusters"][0]["publication"]
-    assert held["selected"] == held["current"] + 5  # the refused ones are counted
+    publication = status["clusters"][0]["publication"]
+    assert publication["selected"] == publication["current"] + 5  # the refused ones are counted
     (cause,) = [item for item in status["attention"] if item["severity"] != "notice"]
     assert (cause["code"], cause["where"]) == ("publication_failed", "east")
-    assert f"5 of {held['selected']} namespaces refuse the bundle" in cause["detail"]
+    assert f"5 of {publication['selected']} namespaces refuse the bundle" in cause["detail"]
     assert "exceeded quota: team" in cause["detail"]
     assert "ResourceQuota" in cause["remedy"]
     assert "manifests" not in cause["remedy"]
@@ -137,7 +137,7 @@ async def test_a_quota_that_refuses_the_bundle_is_told_as_that_and_a_freed_names
     faults[3].lift()
     tried = {n: patches(east, n) for n in range(5)}
     await three.wait_for_trust("east", "team-3")
-    # How long it waited is told by how often its neighbours were tried meanwhile: they take turns.
+    # Namespaces are retried in turns, so the attempts at its neighbours show how long this one waited.
     assert max(patches(east, n) - tried[n] for n in range(5)) <= 3
     for fault in faults:
         fault.lift()

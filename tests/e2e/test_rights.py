@@ -90,10 +90,10 @@ async def test_a_token_that_reads_starts_nothing_and_neither_does_a_document(
     done = replace(forged, id=f"{time.strftime('%Y%m%d%H%M%S')}.01", decided=time.time(), outcome="done")
     await store.write(f"operations/{done.id}", encode(done), create=True)
     audit = json.loads((await read(box, reads, "/api/v1/operations"))[1])["operations"]
-    told = {one["id"]: (one["outcome"], one["sealed"]) for one in audit}
-    assert told[answer["id"]] == ("done", True)
-    assert told[forged.id] == ("refused", True), "the leader has sealed that it refused it"
-    assert told[done.id] == ("done", False), "an audit that somebody wrote into the store"
+    shown = {one["id"]: (one["outcome"], one["sealed"]) for one in audit}
+    assert shown[answer["id"]] == ("done", True)
+    assert shown[forged.id] == ("refused", True), "the leader has sealed its refusal"
+    assert shown[done.id] == ("done", False), "an audit entry written past the hub, straight into the store"
 
 
 async def _metrics(box: Box, token: str) -> str:

@@ -70,20 +70,20 @@ async def test_a_rotation_against_two_real_api_servers(tmp_path: Path) -> None:
         async with mesh.busy():
             rotated = await demo.rotate(mesh.box, print, limit=LIMIT)
             await mesh.box.wait_proved()
-        held = [await m.world.config_map("default", ROOT_CONFIG_MAP) for m in mesh.box.members.values()]
+        published = [await m.world.config_map("default", ROOT_CONFIG_MAP) for m in mesh.box.members.values()]
     print(f"\nrotation: {rotated}; {mesh.tried} connections tried, {len(mesh.failures)} failed")
     print(f"{mesh.expired} had a certificate that had expired")
     assert mesh.failures == []
     assert mesh.tried - mesh.expired > 200
     successor = mesh.box.successor
     assert successor is not None
-    for config_map in held:
+    for config_map in published:
         assert config_map is not None
         assert config_map["data"]["root-cert.pem"].encode() == successor.root.pem
 
 
 async def test_without_one_safety_the_same_rotation_breaks_connections(tmp_path: Path) -> None:
-    """The check can fail: nobody waits for the leaves that were delivered without the new root."""
+    """Shows that the check can fail: without waiting for leaves delivered without the new root, connections fail."""
 
     async def start(box: Box) -> None:
         with (box.directory / "hub.log").open("ab") as log:
@@ -101,10 +101,10 @@ async def test_without_one_safety_the_same_rotation_breaks_connections(tmp_path:
 
     stack: list[asyncio.subprocess.Process] = []
     try:
-        # Lives that outlast the test: west trusts what it was given at first, until the end.
+        # Leaves outlive the test, so that west trusts the first bundle until the end.
         life = timedelta(hours=1)
         async with open_mesh(tmp_path, count=2, start=start, life=life) as mesh, mesh.busy():
-            # No canary: that is another safety, and its proof would catch the mistake before workloads do.
+            # No canary: it is another safety, which would catch the mistake before workloads do.
             await mesh.box.operate("start", reason="carelessly", canary="")
             await mesh.box.wait_for(
                 "/api/v1/rotation", lambda rotation: rotation["state"] == "ACTIVE", what="the new root in use"

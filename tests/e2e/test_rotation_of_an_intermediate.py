@@ -18,7 +18,7 @@ async def test_no_connection_fails_and_the_bundle_stays(tmp_path: Path) -> None:
                 await mesh.renew(name)
             await box.wait_proved()
         after = await box.get("/api/v1/bundle")
-        chains = [held.chain for held in (w.current for w in mesh.workloads.values()) if held is not None]
+        chains = [w.current.chain for w in mesh.workloads.values() if w.current is not None]
     print(f"\nrotation: {rotated}; {mesh.tried} connections tried, {len(mesh.failures)} failed")
     print(f"{mesh.expired} had a certificate that had expired")
     assert mesh.failures == []

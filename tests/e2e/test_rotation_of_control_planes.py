@@ -36,7 +36,7 @@ LEAF = int(os.environ.get("FEDERATION_ROTATION_LEAF", "36"))  # seconds
 LIMIT = 600.0 + 10 * LEAF
 STATES = ("PUBLISHING", "SOAKED", "CANARY", "ACTIVE", "UNPUBLISHING")
 ROUNDS = 20  # of each istiod in a state at the least, however busy the machine is
-HELD_BACK = 6.0  # seconds for which one istiod may not patch its webhooks: longer than a gate takes to open
+BLOCKED = 6.0  # seconds for which one istiod may not patch its webhooks: longer than a gate takes to open
 
 
 def unmet(view: Any) -> list[tuple[str, str]]:
@@ -168,7 +168,7 @@ async def test_every_istiod_is_reached_in_every_state_of_a_rotation(tmp_path: Pa
                 limit=LIMIT,
                 what="a rotation that waits for the webhooks of west alone",
             )
-            await asyncio.sleep(HELD_BACK)
+            await asyncio.sleep(BLOCKED)
             assert (await box.get("/api/v1/rotation"))["state"] == "PUBLISHING"
             west.patches_webhooks = True
             await planes.go_on_to("RETIRED")
@@ -194,7 +194,7 @@ async def test_every_istiod_is_reached_in_every_state_of_a_rotation(tmp_path: Pa
 
 @pytest.mark.parametrize("removed", ["webhooks"])
 async def test_without_the_condition_the_same_rotation_breaks_injection(tmp_path: Path, removed: str) -> None:
-    """The check can fail: nobody waits for the webhooks, and istiod's certificate is re-signed all the same."""
+    """Shows that the check can fail: istiod's certificate is re-signed without waiting for the webhooks."""
     processes: list[asyncio.subprocess.Process] = []
 
     async def start(box: Box) -> None:

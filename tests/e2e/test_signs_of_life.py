@@ -1,4 +1,4 @@
-"""A mesh that gets no certificates is not green, whatever the hub's own probes prove: the hub's processes, in a box."""
+"""A mesh that gets no certificates is not green, even if the hub's own probes succeed: a whole hub in a box."""
 
 from __future__ import annotations
 

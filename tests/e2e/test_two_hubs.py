@@ -103,7 +103,7 @@ async def federation(*words: str) -> tuple[int, str]:
     return process.returncode, output.decode()
 
 
-async def test_a_hub_that_comes_later_writes_nothing_until_it_is_told_to_take_over(hubs: Hubs) -> None:
+async def test_a_second_hub_writes_nothing_until_it_is_configured_to_take_over(hubs: Hubs) -> None:
     member = hubs.first.members["east"]
     await hubs.first.start_hub()
     earlier = identity(await hubs.first.wait_for("/api/v1/status", published))

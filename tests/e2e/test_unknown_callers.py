@@ -1,4 +1,4 @@
-"""Callers that prove nothing, on a running hub: honest ones are served meanwhile, and status says what happens."""
+"""Unproven callers on a running hub: honest callers are served meanwhile, and status reports the unproven ones."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def codes(status: Any) -> dict[str, str]:
     return {item["code"]: item["severity"] for item in status["attention"]}
 
 
-async def test_calls_that_prove_nothing_keep_nobody_out_and_say_nothing_about_a_cluster(box: Box) -> None:
-    """Headers without a body, a body that drips, and garbage that names a cluster, all at once."""
+async def test_unproven_calls_keep_no_honest_caller_out_and_do_not_count_against_a_cluster(box: Box) -> None:
+    """Headers without a body, bodies sent byte by byte, and garbage tokens that name a cluster, all at once."""
     workload = await box.workload("east", "shop", "frontend")
     await workload.renew()
     async with contextlib.AsyncExitStack() as stack:
@@ -76,7 +76,7 @@ async def test_calls_that_prove_nothing_keep_nobody_out_and_say_nothing_about_a_
         )
     (flooded,) = [item for item in status["attention"] if item["code"] == "calls_rejected"]
     assert "127.0.0.1" in flooded["detail"]
-    # West has no workloads: whoever names it must not be able to make it look as if all of them were refused.
+    # West has no workloads: unproven calls in its name must not look as if all its callers were refused.
     assert "callers_refused" not in codes(status)
     (west,) = [cluster for cluster in status["clusters"] if cluster["name"] == "west"]
     assert west["workloads"]["fine"]

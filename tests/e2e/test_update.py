@@ -199,8 +199,10 @@ async def test_a_rotation_that_the_last_version_began_is_finished(tmp_path: Path
         assert await update.follow("RETIRED") == ["ACTIVE", "UNPUBLISHING", "RETIRED"]
         with pytest.raises(grpc.aio.AioRpcError):
             await update.quarantined.renew()
-        held = [workload.current for workload in update.workloads.values()]
-        assert {each.chain[1].sha256 for each in held if each is not None} == {record["new"]["intermediate"]}
+        current = [workload.current for workload in update.workloads.values()]
+        assert {each.chain[1].sha256 for each in current if each is not None} == {
+            record["new"]["intermediate"]
+        }
         assert await update.anchors() == {record["new"]["root"]}
         status = await update.box.get("/api/v1/status")
         published = await update.members["east"].world.config_map(mesh.NAMESPACE, ROOT_CONFIG_MAP)
@@ -219,13 +221,13 @@ async def test_a_rotation_that_the_last_version_began_is_finished(tmp_path: Path
     for key in (key for key in before if key.startswith(("generations/", "operations/", "hub"))):
         assert now[key] == before[key]
     locks = {file.name for file in (tmp_path / "state" / "locks").iterdir()}
-    assert locks == {"documents", "lead@controller"}  # what processes of both versions wait for
+    assert locks == {"documents", "lead@controller"}  # the locks that processes of both versions use
 
 
-async def test_a_rotation_that_the_last_version_was_publishing_comes_to_sign_under_the_new_root(
+async def test_a_rotation_left_publishing_by_the_last_version_reaches_signing_under_the_new_root(
     tmp_path: Path,
 ) -> None:
-    """Through the gates that wait for what was issued with the bundle of before, by the last version alone."""
+    """Its gates wait for leaves that the last version alone issued, with the bundle before."""
     async with updated(tmp_path, "publishing") as update:
         record = update.record
         assert record["old"]["intermediate"] == update.before["orders"]["issuer"]

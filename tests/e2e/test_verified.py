@@ -65,7 +65,7 @@ async def connected(port: int, trust: bytes) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def answered(channel: grpc.aio.Channel) -> bool:
-    """Whether a call reaches the listener: it refuses one that proves nothing, which is an answer."""
+    """Whether a call reaches the listener: refusing an unproven call is an answer, too."""
     try:
         await channel.unary_unary(METHOD)(b"", timeout=PATIENCE)
     except grpc.aio.AioRpcError as error:
@@ -75,7 +75,7 @@ async def answered(channel: grpc.aio.Channel) -> bool:
 
 async def test_a_successor_that_clients_would_refuse_starts_no_rotation(box: Box, tmp_path: Path) -> None:
     demo.prepare(box)
-    for unfit, told in (
+    for unfit, expected in (
         (confined(tmp_path / "confined"), ("CN=confined", SERVER_NAME, "corp.example")),
         (on_brainpool(tmp_path / "brainpool"), ("CN=Root on brainpoolP256r1", "BoringSSL", "Go")),
     ):
@@ -85,15 +85,15 @@ async def test_a_successor_that_clients_would_refuse_starts_no_rotation(box: Box
             await box.start_hub()
             await box.wait_ready()
 
-        def named(status: Any, told: tuple[str, ...] = told) -> bool:
+        def named(status: Any, expected: tuple[str, ...] = expected) -> bool:
             successor = next((a for a in status["authorities"] if a["use"] == "successor"), None)
             detail = successor["detail"] if successor is not None else ""
-            return all(part in detail for part in told)
+            return all(part in detail for part in expected)
 
         await box.wait_for("/api/v1/status", named, what="why the successor is unfit")
         with pytest.raises(NotReady) as refused:
             await box.operate("start")
-        assert [part for part in told if part not in str(refused.value)] == []
+        assert [part for part in expected if part not in str(refused.value)] == []
     assert await box.get("/api/v1/rotation") is None, "no rotation was ever started"
 
 
@@ -104,20 +104,20 @@ async def test_a_hub_whose_authority_clients_would_refuse_signs_nothing_and_says
     box.write_config()
     await box.start_hub()
 
-    def told(status: Any) -> bool:
+    def explained(status: Any) -> bool:
         return any(
             item["severity"] == "critical" and "Root on brainpoolP256r1" in item["detail"] and item["remedy"]
             for item in status["attention"]
         )
 
-    status = await box.wait_for("/api/v1/status", told, what="why nothing is signed")
+    status = await box.wait_for("/api/v1/status", explained, what="why nothing is signed")
     assert status["verdict"] == "failing"
     assert status["certificates_issued"] == 0
 
 
 @contextlib.asynccontextmanager
 async def stranger(authority: pki.Authority) -> AsyncIterator[int]:
-    """The port of a listener of that authority, which answers like a signer's to whoever accepts its certificate."""
+    """The port of a listener with a certificate of that authority, which answers like a signer's."""
     key = pki.key("listener of a stranger")
     now = SystemClock().now()
     san = x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)])
@@ -132,10 +132,10 @@ async def stranger(authority: pki.Authority) -> AsyncIterator[int]:
         await server.stop(None)
 
 
-async def test_a_door_that_new_callers_refuse_is_found_although_connected_ones_notice_nothing(
+async def test_a_listener_that_new_callers_refuse_is_reported_while_open_connections_still_work(
     box: Box,
 ) -> None:
-    """Behind the address is another certificate by now; every channel that stands works on."""
+    """The address now leads to a server with another certificate; established channels keep working."""
     box.signers = 2
     way = TcpProxy("127.0.0.1", box.listener_port)
     box.proof_lines = f'signer_address = "127.0.0.1:{way.own_port}"'
@@ -164,7 +164,7 @@ async def test_a_door_that_new_callers_refuse_is_found_although_connected_ones_n
         item = finding(status, "listener_refused")
         assert (item["severity"], status["verdict"]) == ("critical", "failing")
         assert "a new connection refuses it" in item["detail"]
-        assert await answered(before), "a connection that stands notices nothing"
+        assert await answered(before), "an established connection keeps working"
         async with connected(way.own_port, trust) as after:
             assert not await answered(after), "gRPC's BoringSSL refuses it"
         way.port = box.listener_port

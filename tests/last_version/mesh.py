@@ -112,7 +112,7 @@ async def open_box(directory: Path, members: Mapping[str, Member]) -> Box:
 
 @dataclass
 class Roles:
-    """The hub's roles, each a process with a name that tells nothing of the machine."""
+    """The hub's roles, each a process whose name does not depend on the machine."""
 
     box: Box
     running: list[asyncio.subprocess.Process] = field(default_factory=list)

@@ -601,7 +601,7 @@ def test_what_a_reference_needs_has_to_be_there(text: str, key: str, needs: str)
     ],
     ids=["vault", "aws", "conjur"],
 )
-def test_a_ca_beside_plain_http_would_promise_what_it_does_not_do(text: str, key: str) -> None:
+def test_a_ca_file_with_a_plain_http_address_is_refused_as_unused(text: str, key: str) -> None:
     found = refused(text)
     assert set(found) == {key}
     assert "is never used" in found[key]
@@ -622,7 +622,7 @@ def test_a_token_from_the_environment_is_warned_about() -> None:
 
 
 @pytest.mark.parametrize("kind", EVERY_REMOTE)
-def test_a_shorter_deadline_of_the_door_is_a_mistake_of_the_timeout_that_outlasts_it(kind: str) -> None:
+def test_a_timeout_that_exceeds_the_listeners_deadline_is_reported_at_the_timeout(kind: str) -> None:
     text = with_line('deadline = "3s"', in_table="listener", text=hub(EVERY_REMOTE[kind]))
     found = mistakes(text)
     assert set(found) == {"signer.authority.timeout"}

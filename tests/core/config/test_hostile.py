@@ -1,4 +1,4 @@
-"""Whatever the text is, the parser gives a configuration or a ConfigurationError, and never anything else."""
+"""For every text the parser returns a configuration or raises ConfigurationError, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One more pin at the end of a ``clusters.toml``: exactly that, whatever the text is."""
+"""A pin is appended to any ``clusters.toml``, and nothing else in it changes."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_pins_that_are_written_inline_are_left_to_a_person(text: str) -> None:
     assert "by hand" in refused.value.findings[0].remedy
 
 
-def test_a_text_that_is_wrong_already_is_told_as_it_is() -> None:
+def test_mistakes_that_a_text_has_without_the_pin_are_reported() -> None:
     with pytest.raises(ConfigurationError) as refused:
         with_pin(GOOD.replace("server_names", "servernames"), PLAIN, file=FILE)
     assert {finding.key for finding in refused.value.findings} == {

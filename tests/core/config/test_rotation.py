@@ -22,13 +22,13 @@ def successor(authority: str, name: str = "next") -> str:
     return text.replace('name = "shared"', f'name = "{name}"')
 
 
-def test_a_staged_root_is_pinned_and_told_apart() -> None:
+def test_a_staged_root_is_pinned_and_marked_as_staged() -> None:
     trust = good(GOOD.replace("[listener]", STAGED + "[listener]")).trust
     assert trust.pins == {PIN, OTHER_PIN}
     assert trust.staged == {OTHER_PIN}
 
 
-def test_something_has_to_be_published_before_the_first_rotation() -> None:
+def test_at_least_one_anchor_must_not_be_staged() -> None:
     found = mistakes(with_line("staged = true", in_table="trust.anchors"))
     assert set(found) == {"trust.anchors"}
     assert "remove staged" in found["trust.anchors"]

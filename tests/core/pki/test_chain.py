@@ -49,7 +49,7 @@ CA_USAGE = (CA_KEY_USAGE, True)
 def authority(
     name: str, issuer: Authority, *extensions: tuple[x509.ExtensionType, bool], **options: object
 ) -> Authority:
-    """A CA certificate of which everything can be wrong."""
+    """A CA certificate of which every part can be set to something wrong."""
     own = key(f"odd {name}")
     made = certificate(
         issuer,
@@ -201,8 +201,8 @@ def test_roots_of_one_name_and_two_keys() -> None:
     assert problem(CHAIN, (pretender,)).reason == "no_anchor"
 
 
-def test_a_name_in_another_string_type_is_told_as_that() -> None:
-    """The remedy was about two CAs with one name; there is one CA, and Go and rustls compare names as bytes."""
+def test_an_issuer_name_in_another_string_type_has_its_own_reason_and_remedy() -> None:
+    """The remedy must not be about two CAs with one name: there is one CA, and Go and rustls compare names as bytes."""
     printable = x509.Name(
         [x509.NameAttribute(a.oid, a.value, _ASN1Type.PrintableString) for a in ROOT.certificate.x509.subject]
     )

@@ -107,7 +107,7 @@ def test_files_that_hold_no_usable_key(pem: bytes, problem: str) -> None:
     assert error.value.__suppress_context__ or error.value.__cause__ is None
 
 
-def test_no_byte_of_a_broken_key_is_told() -> None:
+def test_an_error_about_a_broken_key_has_no_byte_of_the_key() -> None:
     broken = private_key_pem(P256).replace(b"\n-----END", b"!\n-----END")
     with pytest.raises(InvalidValue) as error:
         load_private_key(broken, where="key.pem")

@@ -292,7 +292,7 @@ def test_names_other_than_exactly_the_identity(names: list[bytes], expected: Ref
     assert reason(craft.as_pem(request)) == expected
 
 
-def test_a_mesh_of_another_trust_domain_is_told_which_one_it_has_to_set() -> None:
+def test_a_request_of_another_trust_domain_is_refused_with_the_trust_domain_to_set() -> None:
     request = craft.csr_der(
         attributes=[craft.extension_request(craft.san(craft.uri("spiffe://other.example/ns/foo/sa/bar")))]
     )

@@ -200,7 +200,7 @@ def test_differences() -> None:
     assert diff(None, new).removed == ()
 
 
-def test_subjects_that_two_keys_share_are_told() -> None:
+def test_a_subject_that_two_keys_share_is_reported() -> None:
     twin_key = key("twin root")
     twin = certificate(
         root(),

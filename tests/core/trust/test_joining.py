@@ -195,7 +195,7 @@ def test_serving_begins_with_the_same_bytes_and_ends_with_a_root_that_is_lacking
         }
     )
 )
-def test_steps_are_told_in_their_order_and_the_present_one_says_what_it_waits_for(
+def test_steps_are_listed_in_order_and_the_current_one_has_what_it_waits_for(
     changes: dict[str, Any],
 ) -> None:
     found = at(replace(JOINED, **changes))

@@ -55,7 +55,7 @@ def test_more_that_hold_one_never_make_it_worse(life: SignsOfLife, more: int) ->
     assert assess(grown, NOW).fine
 
 
-def test_what_ended_and_what_never_asked_are_told_apart() -> None:
+def test_expired_certificates_and_workloads_that_never_requested_one_are_distinguished() -> None:
     stopped = assess(SignsOfLife(workloads=10, with_certificate=2, lapsed=7, refusal="csr_identity"), NOW)
     assert stopped.vitality is Vitality.STOPPED
     assert stopped.detail == (
@@ -67,7 +67,7 @@ def test_what_ended_and_what_never_asked_are_told_apart() -> None:
     assert assess(SignsOfLife(workloads=10, with_certificate=5), NOW).fine
 
 
-def test_while_certificates_may_be_held_that_are_not_accounted_for_nothing_is_called_dead_or_empty() -> None:
+def test_the_vitality_is_unknown_while_there_may_be_certificates_that_no_signer_counts() -> None:
     for life in (
         SignsOfLife(workloads=0, known_from=NOW + 60),
         SignsOfLife(workloads=4, known_from=NOW + 60),

@@ -324,7 +324,7 @@ class Simulation:
             behind=self.behind,
             pins=self.pins,
             staged=self.staged_roots,
-            signers={s.name: self._heard_of(s) for s in self.signers if s.up and s.connected},
+            signers={s.name: self._signer_facts(s) for s in self.signers if s.up and s.connected},
             pairs=self.pairs,
             validated=self.validated,
             refused=tuple(f"{who}: {why}" for who, why in sorted(self.refused.items())),
@@ -378,7 +378,7 @@ class Simulation:
             read_back_at=seen.at,
         )
 
-    def _heard_of(self, signer: Signer) -> SignerFacts:
+    def _signer_facts(self, signer: Signer) -> SignerFacts:
         return SignerFacts(
             ready_with=frozenset(signer.ready),
             generation=signer.generation,

@@ -95,7 +95,7 @@ def test_a_control_plane_in_order_is_in_no_ones_way(state: State) -> None:
         ({"read_back_at": NOW - 10.0}, "not read back since"),
     ],
 )
-def test_what_was_not_read_back_lately_does_not_count(
+def test_a_ca_file_that_is_unknown_or_was_read_back_too_long_ago_does_not_count(
     state: State, change: dict[str, object], words: str
 ) -> None:
     found = unmet(state, with_plane(replace(of_side(state), **change)))  # type: ignore[arg-type]

@@ -167,8 +167,8 @@ def test_none_starts_while_the_newest_configuration_is_refused() -> None:
     assert refused.value.remedy
 
 
-def test_an_emergency_and_an_abort_are_heard_all_the_same() -> None:
-    """A stolen key cannot wait for a configuration, and an abort leads back to what signs by the running one."""
+def test_an_emergency_and_an_abort_work_while_the_newest_configuration_is_refused() -> None:
+    """A stolen key cannot wait for a good configuration; an abort leads back to what the running one signs with."""
     refused = followed(State.ACTIVE, replace(WORLD, refused=("signer-0: line 3: no such key",)))
     aborted = transitions.abort(
         rotation_record(State.ACTIVE), refused, author="operator", reason="second thoughts"

@@ -90,7 +90,7 @@ def test_many_signers_are_one_loss_of_a_cluster() -> None:
     assert lost[0].what.endswith("signer-0, signer-1, signer-2 and 6 more")
 
 
-def test_a_ca_that_goes_on_issuing_has_no_end_that_could_be_told() -> None:
+def test_losses_by_a_ca_that_keeps_issuing_have_no_end() -> None:
     own = replace(HEALTHY, unknown_until=NOW + 60.0, own_issues=True)
     world = replace(WORLD, clusters={"one": own})
     assert [(loss.begins, loss.ends) for loss in found(world)] == [(SOON, 0.0), (NOW, 0.0)]

@@ -199,7 +199,7 @@ def test_an_abort_that_a_signer_cannot_follow_would_end_all_issuing(state: State
 
 
 @pytest.mark.parametrize("state", [State.CANARY, State.ACTIVE])
-def test_an_abort_to_what_the_configuration_names_no_more_would_end_all_issuing_at_a_restart(
+def test_an_abort_to_an_authority_that_is_no_longer_configured_is_refused(
     state: State,
 ) -> None:
     sim = scenes.manual(at(state, canary=("one",)))
@@ -419,7 +419,7 @@ def test_an_intermediate_that_is_left_by_a_deadline_says_so() -> None:
     assert (sim.state, rotation(sim).history[-1].reason) == (State.STABLE, "the deadline has passed")
 
 
-def test_what_was_compromised_is_forbidden_for_good() -> None:
+def test_a_compromised_issuer_is_forbidden_permanently() -> None:
     sim = at(State.ACTIVE, "a2")
     sim.store.record = declared(sim, ISSUER["a1"])
     assert signing_directives(sim.record).forbidden == [ISSUER["a1"]]
@@ -494,7 +494,7 @@ def test_another_intermediate_does_not_leave_a_stolen_root() -> None:
     assert declared(sim, ISSUER["a1"]).rotation is not None
 
 
-def test_a_restart_forgets_only_how_long_things_have_held() -> None:
+def test_a_restart_resets_only_since_when_the_conditions_are_met() -> None:
     sim = scenes.manual(at(State.PUBLISHING))
     operators.rounds(sim, 20)
     before = rotation(sim)

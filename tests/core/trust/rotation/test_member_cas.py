@@ -247,7 +247,7 @@ def test_what_is_retired_is_not_looked_at_again_and_stays_so() -> None:
     assert drop(record, verdicts) is record
 
 
-def test_many_pairs_that_fail_are_told_by_a_few() -> None:
+def test_only_the_first_of_many_failing_pairs_are_listed() -> None:
     names = [f"c{number:03}" for number in range(40)]
     many = world(clusters=dict.fromkeys(names, facts()), pairs={})
     unmet = drop_gates([ANCHOR], REST, many, roots=ROOTS)[OWN].unmet

@@ -60,10 +60,10 @@ def test_the_first_authority_that_all_sign_with_is_in_force() -> None:
     ("signing", "alive", "expected"),
     [((), (), ""), ((A1, B1), (), "CN=a1, CN=b1"), ((B1,), ("a1",), "leaves of a1 are alive")],
 )
-def test_what_is_not_agreed_or_was_exchanged_lately_is_not_recorded(
+def test_what_signers_disagree_on_or_recently_exchanged_is_not_recorded(
     signing: tuple[Side, ...], alive: tuple[str, ...], expected: str
 ) -> None:
-    """An authority that was exchanged unobserved would become the one in force."""
+    """Otherwise an authority that was exchanged unnoticed would become the one in force."""
     found, problem = note_signing(RotationRecord(), dict(zip("xy", signing, strict=False)), alive)
     assert found.signing is None
     assert expected in problem
@@ -218,7 +218,7 @@ def test_where_a_report_cannot_be_read_its_signer_may_have_the_former_one() -> N
     assert note_renewal(record, {"x": [RENEWED]}, {"a9", UNKNOWN_ISSUER}) == record
 
 
-def test_under_one_root_the_name_tells_which_side_was_renewed() -> None:
+def test_with_one_root_on_both_sides_the_subject_shows_which_side_was_renewed() -> None:
     record = renewed(RotationRecord(rotation=rotation(State.SOAKED, new=A2)), (RENEWED, A2))
     assert record.rotation is not None
     assert (record.rotation.old, record.rotation.new) == (RENEWED, A2)

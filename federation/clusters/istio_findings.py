@@ -78,11 +78,11 @@ def _merged(cluster: str, check: str, verdicts: list[_Verdict]) -> CheckResult |
     if not verdicts:
         return None
     outcome = max((verdict.outcome for verdict in verdicts), key=_RANK.__getitem__)
-    telling = [verdict for verdict in verdicts if verdict.outcome == outcome]
+    listed = [verdict for verdict in verdicts if verdict.outcome == outcome]
     if outcome != "ok":  # less severe findings are listed as well
-        telling += [verdict for verdict in verdicts if verdict.outcome not in {"ok", outcome}]
-    details = list(dict.fromkeys(verdict.detail for verdict in telling))
-    remedies = list(dict.fromkeys(verdict.remedy for verdict in telling if verdict.remedy))
+        listed += [verdict for verdict in verdicts if verdict.outcome not in {"ok", outcome}]
+    details = list(dict.fromkeys(verdict.detail for verdict in listed))
+    remedies = list(dict.fromkeys(verdict.remedy for verdict in listed if verdict.remedy))
     more = f"; and {len(details) - MOST_NAMED} more" if len(details) > MOST_NAMED else ""
     return CheckResult(
         cluster,

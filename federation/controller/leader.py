@@ -54,7 +54,7 @@ from federation.state.store import Leadership, StateStore, Stored, read_many
 _logger = logging.getLogger(__name__)
 
 SOURCES_EVERY: Final = 2.0
-HELD_CHECK: Final = 0.5
+LEADERSHIP_EVERY: Final = 0.5  # seconds between checks whether this process still leads
 PROOF_TICK: Final = 0.1
 LOOK_BACK: Final = 600.0  # seconds: while a fight over an object is remembered
 PROPOSALS_EVERY: Final = 0.5  # seconds between checks whether something was found
@@ -92,7 +92,7 @@ class Leader:
         self._open_member = open_member
         self._random_bytes = random_bytes
         self._former = former
-        self._told: dict[str, ControllerClusterReport] = {}
+        self._last_reports: dict[str, ControllerClusterReport] = {}
         self.hub = HubIdentity()
         self._config = config
         self._store = store
@@ -166,7 +166,7 @@ class Leader:
             allowed=lambda: self._leadership.leading,
             leaf_ttl=lambda: self._config.current.controller.proof.leaf_ttl,
             found=self._found,
-            former=self._told.get,
+            former=self._last_reports.get,
             hub=replace(self.hub, adopts=config.controller.adopt_hubs),
             settled=self._settle,
             changed=self._prove_soon,
@@ -181,7 +181,7 @@ class Leader:
 
     async def _watch_leadership(self) -> None:
         while self._leadership.leading:
-            await self._clock.sleep(HELD_CHECK)
+            await self._clock.sleep(LEADERSHIP_EVERY)
         raise LeadershipLostError("this process does not lead any more")
 
     async def _keep_sources(self) -> None:
@@ -370,7 +370,7 @@ class Leader:
                 self._members.problems.get(cluster.name),
             )
             if member is not None:
-                reports[str(cluster.name)] = self._told[str(cluster.name)] = member.report()
+                reports[str(cluster.name)] = self._last_reports[str(cluster.name)] = member.report()
             else:
                 health = (
                     ClusterHealth.of_error(problem)
@@ -392,7 +392,7 @@ class Leader:
                     reports.append(decode(stored.data, ControllerReport, key=key))
         led = [report for report in reports if report.leader and now - report.updated < LOOK_BACK]
         if led:
-            self._told = dict(max(led, key=lambda report: report.updated).clusters)
+            self._last_reports = dict(max(led, key=lambda report: report.updated).clusters)
 
     def not_ready(self) -> list[str]:
         """Why nothing can be published; empty where it can. What is merely degraded is in the sources."""

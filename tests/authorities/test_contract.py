@@ -112,7 +112,7 @@ async def test_many_at_once_are_all_different(back_end: BackEnd) -> None:
         assert len({Certificate.from_der(leaf.der).serial for leaf in leaves}) == 12
 
 
-async def test_a_root_that_nobody_pinned_signs_nothing(back_end: BackEnd) -> None:
+async def test_an_authority_under_an_unpinned_root_signs_nothing(back_end: BackEnd) -> None:
     stranger = pki.root("a stranger to all back ends").certificate
     async with authority_of(back_end, anchors=(stranger,)) as authority:
         clock = SystemClock()

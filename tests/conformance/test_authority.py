@@ -234,7 +234,7 @@ CASES: dict[str, tuple[str, Callable[[LeafRequest, pki.Authority], IssuedLeaf]]]
 }
 
 
-async def test_what_a_back_end_returns_is_checked_before_anybody_gets_it(tmp_path: Path) -> None:
+async def test_what_a_back_end_returns_is_checked_before_delivery(tmp_path: Path) -> None:
     async with exchanging(tmp_path) as (hub, exchanged):
         for name, (reason, wrong) in CASES.items():
             before = hub.refused("east").get(reason, 0)

@@ -384,7 +384,7 @@ class TrustBundlePublisher:
         self._backoff = self._new_backoff()
         self._asking = self._new_backoff()
         self._release = ""
-        self._told = ""
+        self._reported_state = ""
         self.enabled: Final = cluster.istio.cluster_trust_bundle != "off"
         self.name: Final = trust_bundle_name(publication.config_map)
         self.writes = 0
@@ -508,8 +508,8 @@ class TrustBundlePublisher:
         if target is not None and self._version and self._is_due(target):
             await self._write(target, self._version)
         state = self.status().state
-        if state != self._told:
-            self._told = state
+        if state != self._reported_state:
+            self._reported_state = state
             self._on_change(self.bundle)
 
     async def _ask(self) -> None:

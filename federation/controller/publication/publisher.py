@@ -267,7 +267,7 @@ class Publisher:
         allowed: Callable[[], bool],
         stays: Callable[[str, ObservedConfigMap | None], bool],
         joins: Callable[[], bool],
-        must_claim: Callable[[str, ObservedConfigMap | None], bool] = lambda _namespace, _held: False,
+        must_claim: Callable[[str, ObservedConfigMap | None], bool] = lambda _namespace, _observed: False,
         on_claim_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session

@@ -550,13 +550,13 @@ def _reports(snapshot: Snapshot) -> list[SignerReport | ControllerReport]:
     return [*reports, snapshot.leader] if snapshot.leader else reports
 
 
-_Told = tuple[frozenset[int], Attention]
+_Entry = tuple[frozenset[int], Attention]
 """An entry with the causes that it reports."""
 
 
-def _condensed(items: list[_Told]) -> Iterator[_Told]:
+def _condensed(items: list[_Entry]) -> Iterator[_Entry]:
     """Many items of one kind become one that names the places, so that 200 clusters stay readable."""
-    kinds: dict[tuple[str, str, str], list[_Told]] = {}
+    kinds: dict[tuple[str, str, str], list[_Entry]] = {}
     for entry in items:
         item = entry[1]
         kinds.setdefault((item.severity, item.code, _anywhere(item)), []).append(entry)

@@ -207,7 +207,7 @@ class KeyOnToken:
                 self._warn(found)
             return self._prove(self._signer, certified)
         except pkcs11.PKCS11Error as error:
-            raise self._told(error, f"looking for {self._name}") from None
+            raise self._error_of(error, f"looking for {self._name}") from None
 
     def sign(self, public_key: PublicKey, kind: KeyKind, message: bytes) -> bytes:
         """The signature of the key that belongs to ``public_key``, which is of that kind.
@@ -226,7 +226,7 @@ class KeyOnToken:
         try:
             return self._signer.sign(kind, message)
         except pkcs11.PKCS11Error as error:
-            raise self._told(error, f"signing with {self._name}") from None
+            raise self._error_of(error, f"signing with {self._name}") from None
 
     def close(self) -> None:
         """Give the login back."""
@@ -234,7 +234,7 @@ class KeyOnToken:
         if login is not None:
             self._tokens.leave(login, self)
 
-    def _told(self, error: pkcs11.PKCS11Error, doing: str) -> Exception:
+    def _error_of(self, error: pkcs11.PKCS11Error, doing: str) -> Exception:
         """What to raise for a call that failed; the login is given up where that may help."""
         if not isinstance(error, LOST):
             return failed(error, doing)

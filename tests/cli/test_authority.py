@@ -54,7 +54,7 @@ def check(file: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str
     return code, {row["check"]: row for row in document["checks"]}
 
 
-def test_a_good_authority_signs_for_every_kind_for_the_door_and_for_istiod(
+def test_a_good_authority_signs_workload_listener_and_istiod_certificates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ca = authority("checked")
@@ -65,7 +65,7 @@ def test_a_good_authority_signs_for_every_kind_for_the_door_and_for_istiod(
     assert ca.certificate.subject in checks["chain"]["detail"]
 
 
-def test_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_as_text_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = configuration(tmp_path, authority("checked"))
     assert main(["authority", "check", "--config", str(file)]) == 0
     out = capsys.readouterr().out
@@ -74,7 +74,9 @@ def test_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "do:" not in out
 
 
-def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_check_is_printed_with_its_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = configuration(tmp_path, authority("checked"))
     (tmp_path / "ca-key.pem").chmod(0o644)
     code, checks = check(file, capsys)

@@ -85,7 +85,7 @@ def test_what_cannot_be_used_says_so(
     assert words in capsys.readouterr().err
 
 
-def test_a_door_without_a_port_is_no_address(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_listener_address_without_a_port_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(file, "east", "--listener", "hub.example")
     assert caught.value.code == 2

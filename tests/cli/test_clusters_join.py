@@ -94,7 +94,7 @@ async def test_a_cluster_without_a_ca_of_its_own_has_joined(
     assert "west has no CA of its own" in capsys.readouterr().out
 
 
-async def test_what_is_not_known_is_not_taken_for_joined(
+async def test_a_cluster_whose_step_is_unknown_does_not_count_as_joined(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unread = world(None)
@@ -121,7 +121,7 @@ def test_where_no_hub_answers_or_no_cluster_has_that_name_it_exits_2(
     assert "no cluster is named north; there are: east, west" in capsys.readouterr().err
 
 
-async def test_it_says_how_far_the_cluster_is_and_writes_the_files_of_the_present_step(
+async def test_it_prints_the_steps_and_writes_the_files_of_the_current_one(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with joining(world(JoinStep.SERVE, "pilot\x1b[2J lacks it"), config) as run:
@@ -136,7 +136,7 @@ async def test_it_says_how_far_the_cluster_is_and_writes_the_files_of_the_presen
     assert HUB.pem.decode() in script.read_text(), "no own root is pinned: it is the hub's"
 
 
-async def test_values_that_an_operator_has_changed_are_left(
+async def test_a_values_file_that_an_operator_changed_is_not_overwritten(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with joining(world(JoinStep.SWITCH_OFF), config) as run:
@@ -150,7 +150,7 @@ async def test_values_that_an_operator_has_changed_are_left(
     assert "is left as it is" in capsys.readouterr().out
 
 
-async def test_a_bundle_that_this_configuration_does_not_pin_is_given_to_no_ca(
+async def test_no_files_are_written_for_a_bundle_with_an_unpinned_root(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     strange = world(JoinStep.SERVE, pem=HUB.pem + pki.root("stranger").pem)
@@ -160,7 +160,7 @@ async def test_a_bundle_that_this_configuration_does_not_pin_is_given_to_no_ca(
     assert not (config.parent / "files").exists()
 
 
-async def test_the_takeover_is_declared_only_with_a_persons_word(
+async def test_the_takeover_is_declared_only_after_confirmation(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown, clock = world(JoinStep.TAKEOVER), SystemClock()

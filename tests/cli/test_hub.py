@@ -144,7 +144,7 @@ async def test_children_do_not_outlive_a_killed_hub(hub: Running) -> None:
     await hub.until_logged("the supervisor is gone: draining")
 
 
-async def test_a_taken_door_is_an_error_at_once(file: Path) -> None:
+async def test_a_listener_port_in_use_ends_the_hub_with_an_error(file: Path) -> None:
     with socket.socket() as stranger:
         stranger.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{stranger.getsockname()[1]}"
@@ -195,7 +195,7 @@ def test_which_processes_are_started() -> None:
     )
 
 
-def test_a_configured_way_to_the_door_is_left_to_the_controller() -> None:
+def test_a_configured_signer_address_is_not_overridden() -> None:
     text = with_line('signer_address = "hub.example:15443"', in_table="controller.proof")
     assert "--signer-address" not in specs(text, listener=Address("0.0.0.0", 15443))["controller"]
 

@@ -139,7 +139,7 @@ def test_errors_inside_a_task_group_are_printed_like_any_other(capsys: pytest.Ca
     assert capsys.readouterr().err.splitlines()[1:] == ["federation: f: a: is wrong. repair it", "f: b: too."]
 
 
-def test_an_error_of_the_program_is_not_dressed_up() -> None:
+def test_an_unexpected_exception_in_a_group_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         explain(ExceptionGroup("group", [NotReady("x"), ZeroDivisionError()]))
 
@@ -156,7 +156,7 @@ def test_the_version_is_the_distributions() -> None:
     assert done.stdout.startswith("federation-hub 0.")
 
 
-def test_a_reader_that_went_away_is_no_traceback() -> None:
+def test_a_closed_pipe_prints_no_traceback() -> None:
     script = f"{sys.executable} -m federation pki init --help | true"
     done = subprocess.run(
         ["/bin/sh", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False

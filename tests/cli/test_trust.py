@@ -191,7 +191,9 @@ async def test_a_proposal_becomes_a_pin_and_nothing_else_changes(
         assert words in out
 
 
-async def test_what_is_given_is_written(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_given_options_are_written_into_the_pin(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ("--cluster", "east", "--trust-domain", "other.example", "--allow-foreign-trust-domain")
     found = world(proposal(cluster="east"))
     assert await ask(found, file, "accept", SHA, "--yes", "--file", "its.pem", *given) == 0
@@ -234,7 +236,7 @@ async def test_a_person_can_say_that_a_root_is_no_clusters_own(
     assert "the member CA of none: rotations wait for no cluster but" in capsys.readouterr().out
 
 
-def test_a_file_does_not_say_whose_ca_it_is_so_the_operator_has_to(
+def test_accepting_from_a_file_requires_a_cluster_or_shared_root(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tree(file)
@@ -245,7 +247,7 @@ def test_a_file_does_not_say_whose_ca_it_is_so_the_operator_has_to(
     assert [str(name) for name in read(file).trust.anchors[1].clusters] == ["west", "east"]
 
 
-def test_a_cluster_that_a_pin_does_not_name_is_not_passed_over(
+def test_accepting_a_pinned_root_for_another_cluster_is_refused_with_what_to_add(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert accepted_from_file(file, ("--cluster", "west")) == 0
@@ -256,9 +258,7 @@ def test_a_cluster_that_a_pin_does_not_name_is_not_passed_over(
     assert tree(file) == before
 
 
-def test_whose_it_is_and_that_it_is_nobodys_contradict(
-    file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cluster_and_shared_root_exclude_each_other(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         accepted_from_file(file, ("--cluster", "west", "--shared-root"))
     assert refused.value.code == 2
@@ -384,7 +384,7 @@ def accepted_from_file(file: Path, whose: tuple[str, ...] = ("--shared-root",)) 
     )
 
 
-def test_twice_is_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accepting_twice_changes_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert accepted_from_file(file) == 0
     before = tree(file)
     assert accepted_from_file(file) == 0
@@ -392,7 +392,7 @@ def test_twice_is_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "pinned already" in capsys.readouterr().out
 
 
-def test_what_a_crash_left_is_taken_up(file: Path) -> None:
+def test_accepting_again_completes_what_a_crash_left(file: Path) -> None:
     pem_of(file).parent.mkdir()
     pem_of(file).write_bytes(STRANGER.pem)
     assert accepted_from_file(file) == 0
@@ -409,9 +409,7 @@ def test_a_configuration_that_cannot_be_used_is_not_written_to(
     assert tree(file) == before
 
 
-def test_a_configuration_that_is_being_written_leaves_all_as_it_was(
-    file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_locked_configuration_is_not_changed(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(file)
     with file.open("rb") as locked:
         fcntl.flock(locked, fcntl.LOCK_EX)
@@ -421,7 +419,7 @@ def test_a_configuration_that_is_being_written_leaves_all_as_it_was(
     assert accepted_from_file(file) == 0
 
 
-def test_a_file_that_is_too_large_for_the_disk_leaves_all_as_it_was(file: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_all_files_unchanged(file: Path, tmp_path: Path) -> None:
     """The system refuses the last bytes of the new configuration, as a full disk does."""
     source = tmp_path / "source.pem"
     source.write_bytes(STRANGER.pem)
@@ -483,7 +481,7 @@ def test_what_changed_meanwhile_is_not_overwritten(file: Path) -> None:
     assert set(tree(file)) == {"clusters.toml", "root.pem"}
 
 
-def test_two_who_accept_at_once_do_not_lose_either(file: Path) -> None:
+def test_of_concurrent_edits_one_wins_and_the_others_are_refused(file: Path) -> None:
     start = threading.Barrier(4)
     results: list[str | FederationError] = []
     digest = sha256(file.read_bytes()).hexdigest()
@@ -513,7 +511,9 @@ def test_two_who_accept_at_once_do_not_lose_either(file: Path) -> None:
     [(SHA[:8], 0), (SHA[:8].upper(), 0), (SHA[:7], 1), ("yes", 1), ("", 1)],
     ids=["digits", "capitals", "too few", "yes", "nothing"],
 )
-async def test_a_person_types_the_first_digits(typed: str, code: int, file: Path, tmp_path: Path) -> None:
+async def test_accepting_at_a_terminal_requires_the_first_digits(
+    typed: str, code: int, file: Path, tmp_path: Path
+) -> None:
     source = tmp_path / "source.pem"
     source.write_bytes(STRANGER.pem)
     before = tree(file)
@@ -563,7 +563,7 @@ async def test_pins_and_proposals_are_listed(file: Path, capsys: pytest.CaptureF
     assert "istio-ca-root-cert in shop" in proposals
 
 
-async def test_what_the_leader_says_of_a_pins_file_is_shown(
+async def test_the_leaders_problem_with_a_pins_file_is_shown(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = world()

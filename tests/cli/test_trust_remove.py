@@ -87,7 +87,7 @@ async def test_what_breaks_is_said_and_nothing_is_done_without_now(
         assert received == []
 
 
-async def test_with_now_it_asks_or_takes_yes(
+async def test_removal_at_once_requires_confirmation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with hub(world(), tmp_path) as (run, received):
@@ -110,7 +110,7 @@ async def test_a_refusal_is_printed(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert "take its pin out first" in said.out
 
 
-async def test_what_no_leader_reports_is_not_called_harmless(
+async def test_losses_that_no_leader_reports_are_shown_as_unknown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = world()

@@ -51,7 +51,7 @@ CAUSES = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_anything_less_exits_1_with_one_line_for_its_cause(
+async def test_each_fault_exits_1_with_one_line_for_its_cause(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     world = World(NAMES, time.time())
@@ -172,7 +172,7 @@ def test_a_wait_that_is_no_time_is_refused(seconds: str, capsys: pytest.CaptureF
     names=st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=4, unique=True),
     wrong=st.sampled_from(["cell", "row", "count", "word", "none"]),
 )
-def test_a_hub_that_contradicts_itself_is_not_believed(names: list[str], wrong: str) -> None:
+def test_an_inconsistent_matrix_counts_as_not_proven(names: list[str], wrong: str) -> None:
     pairs = len(names) * (len(names) - 1)
     rows = square(names)
     if wrong == "cell" and pairs:

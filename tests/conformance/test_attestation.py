@@ -113,7 +113,7 @@ async def test_more_than_one_clusterid_counts_as_none(tmp_path: Path) -> None:
         assert hub.role.report().clusters["east"].issued == 1
 
 
-async def test_a_token_that_two_clusters_keys_have_signed_is_refused_where_nothing_else_decides(
+async def test_a_token_that_verifies_by_keys_of_two_clusters_is_refused_without_a_clusterid(
     tmp_path: Path,
 ) -> None:
     """A cloned control plane, or a broken cluster that publishes another's keys."""
@@ -583,7 +583,7 @@ async def test_tokens_of_an_issuer_that_was_changed_are_reviewed_while_they_live
 
 @pytest.mark.parametrize("attestation", ["token-keys", "token-review", "auto"])
 @pytest.mark.parametrize("former", [True, False])
-async def test_former_issuers_are_listed_where_the_issuer_is_configured_or_nothing_is_reviewed(
+async def test_tokens_of_a_former_issuer_are_accepted_only_if_it_is_listed(
     tmp_path: Path, attestation: str, former: bool
 ) -> None:
     def setup(hub: RunningSigner) -> None:
@@ -603,7 +603,7 @@ async def test_former_issuers_are_listed_where_the_issuer_is_configured_or_nothi
             assert hub.refused("east") == {"token_issuer": 1}
 
 
-async def test_keys_that_cannot_be_used_leave_every_token_to_review_and_status_says_so(
+async def test_with_unusable_keys_every_token_is_reviewed_and_the_report_is_degraded(
     tmp_path: Path,
 ) -> None:
     box = SandboxCluster("east")
@@ -663,7 +663,7 @@ async def test_a_token_bound_to_no_pod_is_for_the_probe_alone(tmp_path: Path) ->
         assert (await hub.ask("east", box.token("foo", "bar"))).code is grpc.StatusCode.OK
 
 
-async def test_a_token_that_a_secret_has_to_be_there_for_is_reviewed_though_it_names_a_pod(
+async def test_a_token_bound_to_a_secret_is_reviewed_even_if_it_names_a_pod(
     tmp_path: Path,
 ) -> None:
     """The hub watches no Secrets. kube-apiserver binds to one object, and judges each that is named."""

@@ -146,7 +146,7 @@ async def test_who_can_sign_with_a_key_holds_it_even_if_another_published_it_fir
         assert (finding.holder, finding.proved) == ("east", True)
 
 
-async def test_a_key_that_is_not_proved_is_reviewed_only_once_all_other_keys_are_known(
+async def test_a_token_of_an_unproved_key_is_not_reviewed_until_all_other_keys_are_known(
     tmp_path: Path,
 ) -> None:
     """The hostile member publishes a key of the victim's that the hub has not seen there, and the victim is away."""

@@ -1,4 +1,4 @@
-"""Seats and turns of a listener: who gives way, and who comes next, as properties of any order of events."""
+"""Connections of a listener: which one gives way, and whose turn is next, as properties of any order of events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS = st.lists(
 
 
 class OpenConnection:
-    """One connection of the test, and what a listener without any bookkeeping would know of it."""
+    """One connection of the test, and what can be known of it without the bookkeeping under test."""
 
     def __init__(self, seats: Connections, address: str) -> None:
         self.address = address
@@ -33,7 +33,7 @@ class OpenConnection:
 
 
 @given(STEPS)
-def test_who_gives_way_is_of_the_address_with_most_and_strangers_go_first(
+def test_the_connection_that_gives_way_is_of_the_busiest_address_and_unproven_first(
     steps: list[tuple[str, int]],
 ) -> None:
     seats, open_ = Connections(LIMIT), list[OpenConnection]()
@@ -43,7 +43,7 @@ def test_who_gives_way_is_of_the_address_with_most_and_strangers_go_first(
             proven = Counter(each.address for each in open_ if each.proven)
             new = OpenConnection(seats, f"192.0.2.{number}")
             closed = [each for each in [*open_, new] if each.closed]
-            assert len(closed) == (len(open_) == LIMIT), "one makes room for one"
+            assert len(closed) == (len(open_) == LIMIT), "each new connection closes exactly one"
             unknown_callers[new.address] += 1
             for victim in closed:
                 assert victim.seat.gone
@@ -53,7 +53,7 @@ def test_who_gives_way_is_of_the_address_with_most_and_strangers_go_first(
                 assert victim.reasons == ["connections_of_address" if several else "too_many_connections"]
                 if victim.proven:
                     assert unknown_callers.total() <= LIMIT // NEWCOMERS, (
-                        "strangers go first where they are many"
+                        "unproven ones give way first while they are many"
                     )
                 else:
                     assert unknown_callers.total() > LIMIT // NEWCOMERS or not proven
@@ -61,12 +61,10 @@ def test_who_gives_way_is_of_the_address_with_most_and_strangers_go_first(
                     e for e in [*open_, new] if e.address == victim.address and e.proven is victim.proven
                 ]
                 if victim.seat.busy:
-                    assert all(each.seat.busy for each in resting), (
-                        "one on which nothing is called goes first"
-                    )
+                    assert all(each.seat.busy for each in resting), "one without a call gives way first"
                 if victim is new:
                     assert several, (
-                        "an address with one connection is not displaced by those that have no more"
+                        "a first connection does not give way to addresses that have no more than one either"
                     )
             open_ = [each for each in [*open_, new] if not each.closed]
         elif open_:
@@ -85,18 +83,18 @@ def test_who_gives_way_is_of_the_address_with_most_and_strangers_go_first(
         assert seats.taken == len(open_) <= LIMIT
 
 
-def test_one_address_has_every_seat_that_no_other_asks_for_and_no_more() -> None:
+def test_one_address_may_use_all_seats_until_others_ask() -> None:
     seats = Connections(LIMIT)
     crowd = [OpenConnection(seats, "192.0.2.1") for _ in range(LIMIT)]
     assert not any(each.closed for each in crowd)
     late = OpenConnection(seats, "192.0.2.1")
-    assert crowd[0].closed, "the one that has been silent longest"
+    assert crowd[0].closed, "the one that has been idle longest"
     others = [OpenConnection(seats, f"192.0.2.{number}") for number in range(2, 10)]
     assert not any(each.closed for each in [late, *others])
     assert sum(each.closed for each in crowd) == 9
 
 
-def test_idle_strangers_push_out_no_workload_and_workloads_displace_no_newcomer() -> None:
+def test_unproven_connections_displace_workloads_only_down_to_the_newcomers_share() -> None:
     seats = Connections(LIMIT)
     pods = [OpenConnection(seats, "192.0.2.1") for _ in range(LIMIT)]
     for each in pods:
@@ -112,7 +110,7 @@ def test_idle_strangers_push_out_no_workload_and_workloads_displace_no_newcomer(
     st.floats(1, 50),
     st.integers(1, 5),
 )
-def test_turns_go_round_the_addresses_and_keep_their_rate(
+def test_addresses_take_turns_at_the_given_rate(
     waiting: list[tuple[int, int]], rate: float, burst: int
 ) -> None:
     turns: FairQueue[tuple[int, int]] = FairQueue(rate, burst)
@@ -142,7 +140,7 @@ def test_turns_go_round_the_addresses_and_keep_their_rate(
             assert {a for a, _ in order[at:again]} == others
 
 
-def test_who_has_left_gets_no_turn() -> None:
+def test_a_forgotten_waiter_gets_no_turn() -> None:
     turns: FairQueue[int] = FairQueue(10.0, 10)
     for number in range(4):
         turns.wait("a", number)

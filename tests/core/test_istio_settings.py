@@ -270,7 +270,7 @@ def test_the_name_of_a_service_is_for_the_hubs_own_cluster() -> None:
     assert settings_of(hub, cluster).listener == "federation-hub.federation-system.svc:15443"
 
 
-def test_a_door_by_hand_has_to_be_in_its_certificate() -> None:
+def test_a_given_listener_address_has_to_be_in_its_certificate() -> None:
     assert configured(listener=Address("hub.example", 443)).listener == "hub.example:443"
     with pytest.raises(InvalidValue) as caught:
         configured(listener=Address("elsewhere.example", 443))

@@ -283,12 +283,12 @@ def test_mistakes_in_a_policy(line: str, key: str) -> None:
     assert f"clusters[1].policy.{key}" in found
 
 
-def test_a_shorter_longest_ttl_takes_the_default_ttl_along() -> None:
+def test_the_default_ttl_follows_a_shorter_maximum() -> None:
     config = good(GOOD + '[clusters.policy]\nlongest_ttl = "1h"\n')
     assert config.clusters[1].policy.default_ttl == 3600.0
 
 
-def test_a_smaller_door_takes_the_share_of_a_cluster_along() -> None:
+def test_the_default_share_of_a_cluster_follows_a_smaller_listener_limit() -> None:
     config = good(with_line("max_concurrent = 10", in_table="listener"))
     assert config.listener.max_concurrent_per_cluster == 10
 
@@ -367,7 +367,7 @@ def test_status_beyond_loopback_needs_a_token_or_an_insistence() -> None:
     assert set(mistakes(with_line(both, in_table="status"))) == {"status.insecure_allow_unauthenticated"}
 
 
-def test_the_one_token_of_earlier_releases_reads_with_a_warning_of_its_new_name() -> None:
+def test_the_former_key_token_file_is_read_with_a_warning_and_grants_reading_only() -> None:
     config = good(with_line('token_file = "token"', in_table="status"))
     assert config.status.read_token_file is not None
     assert config.status.operate_token_file is None

@@ -262,7 +262,7 @@ def test_what_no_verifier_asks_for_is_not_asked_for(
     assert check_intermediate((own,), ODD_KEY.public_key(), ROOTS, NOW)[0] == own
 
 
-def test_name_constraints_that_leave_out_the_door() -> None:
+def test_name_constraints_that_exclude_the_listeners_name() -> None:
     constraints = x509.NameConstraints([x509.DNSName("corp.example")], None)
     made = odd(CA, CA_USAGE, (constraints, True))
     domain = TrustDomain("cluster.local")
@@ -296,7 +296,7 @@ def test_constraints_on_uris_are_of_no_use_to_ztunnel(excluded: bool) -> None:
     assert path[0] == dns
 
 
-def test_name_constraints_that_leave_out_the_mesh() -> None:
+def test_name_constraints_that_exclude_the_trust_domain() -> None:
     constraints = x509.NameConstraints([x509.UniformResourceIdentifier("other.example")], None)
     made = odd(CA, CA_USAGE, (constraints, True))
     assert check_intermediate((made,), ODD_KEY.public_key(), ROOTS, NOW)[0] == made

@@ -79,7 +79,7 @@ def at(arrival: Arrival, seen: World | None = None) -> Position:
     return position(arrival, seen or world(), frozenset({HUB}))
 
 
-def test_the_takeover_is_next_once_everything_was_seen() -> None:
+def test_the_takeover_is_the_next_step_once_everything_before_was_observed() -> None:
     found = at(JOINED)
     assert found.current is JoinStep.TAKEOVER
     assert all(seen.done for seen in found.steps[: list(JoinStep).index(JoinStep.TAKEOVER)])
@@ -135,7 +135,7 @@ def test_the_takeover_is_next_once_everything_was_seen() -> None:
         (JoinStep.DROP, {"issuing": False, "dropping": ()}, "in the bundle still"),
     ],
 )
-def test_what_was_not_seen_is_the_present_step(
+def test_the_first_step_that_was_not_observed_is_the_current_one(
     step: JoinStep, changes: dict[str, Any], expected: str
 ) -> None:
     found = at(replace(JOINED, **changes))
@@ -172,7 +172,7 @@ def test_it_concerns_clusters_with_a_ca_of_their_own_alone() -> None:
     assert not concerns(replace(JOINED, issuing=False), world(in_force=1))
 
 
-def test_serving_begins_with_the_same_bytes_and_ends_with_a_root_that_is_lacking() -> None:
+def test_serving_starts_with_equal_bytes_and_ends_with_a_missing_root() -> None:
     roots = frozenset({HUB})
     assert serves(facts(), roots) is True
     assert serves(facts(current=False), roots) is None, "the same roots: another writer puts its bytes back"
@@ -206,7 +206,7 @@ def test_steps_are_listed_in_order_and_the_current_one_has_what_it_waits_for(
         assert found.past(step) is all(seen.done for seen in found.steps[: list(JoinStep).index(step) + 1])
 
 
-def test_a_later_restart_of_istiod_leads_back_to_no_step_before() -> None:
+def test_a_later_restart_of_istiod_does_not_reset_finished_steps() -> None:
     """Settings of later steps restart istiod as well: what is waited for is that version, in the step it is for."""
     (istiod,) = JOINED.istio.istiods if JOINED.istio is not None else ()
     assert JOINED.istio is not None

@@ -27,7 +27,7 @@ def signs(draw: st.DrawFn) -> SignsOfLife:
 
 
 @given(signs())
-def test_a_mesh_in_which_no_workload_has_a_certificate_is_never_alive(life: SignsOfLife) -> None:
+def test_a_mesh_without_any_certificate_is_never_alive(life: SignsOfLife) -> None:
     found = assess(life, NOW)
     assert (found.vitality in FINE) == found.fine
     if not life.with_certificate:
@@ -43,7 +43,7 @@ def test_a_mesh_in_which_no_workload_has_a_certificate_is_never_alive(life: Sign
 
 
 @given(signs(), COUNTS)
-def test_more_that_hold_one_never_make_it_worse(life: SignsOfLife, more: int) -> None:
+def test_more_workloads_with_a_certificate_never_worsen_the_vitality(life: SignsOfLife, more: int) -> None:
     if life.workloads is None or not assess(life, NOW).fine:
         return
     grown = SignsOfLife(
@@ -77,13 +77,13 @@ def test_the_vitality_is_unknown_while_there_may_be_certificates_that_no_signer_
     assert assess(SignsOfLife(workloads=4, known_from=NOW), NOW).vitality is Vitality.NEVER_REQUESTED
 
 
-def test_ambient_pods_without_a_ztunnel_that_asks_are_no_empty_cluster() -> None:
+def test_ambient_pods_without_a_requesting_ztunnel_do_not_count_as_an_empty_cluster() -> None:
     found = assess(SignsOfLife(workloads=0, ambient=12), NOW)
     assert found.vitality is Vitality.NEVER_REQUESTED
     assert "12 pods are in ambient mode" in found.detail
 
 
-def test_what_is_not_watched_is_judged_by_what_was_issued_alone() -> None:
+def test_a_cluster_without_a_watch_is_judged_by_issued_certificates_alone() -> None:
     some = assess(SignsOfLife(with_certificate=3, watched=False, detail="attestation is token-review"), NOW)
     none = assess(SignsOfLife(watched=False, detail="attestation is token-review"), NOW)
     assert some.fine

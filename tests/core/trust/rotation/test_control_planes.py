@@ -72,7 +72,7 @@ def with_plane(plane: ControlPlane, **more: object) -> ClusterFacts:
 
 
 @pytest.mark.parametrize("state", [*BEFORE_SIGNING, *BEFORE_REMOVAL, State.UNPUBLISHING])
-def test_a_control_plane_in_order_is_in_no_ones_way(state: State) -> None:
+def test_a_healthy_control_plane_blocks_no_gate(state: State) -> None:
     facts = with_plane(of_side(state))
     assert unmet(state, facts) == []
     assert unmet(state, HEALTHY) == [], "a cluster without Istio has none"

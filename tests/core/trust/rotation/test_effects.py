@@ -41,7 +41,7 @@ def test_what_is_published(state: State, wave: int, admitted: bool, expected: st
 
 @pytest.mark.parametrize("state", [s for s in State if s not in {State.UNPUBLISHING, State.RETIRED}])
 @pytest.mark.parametrize("wave", [0, 1])
-def test_a_root_that_is_pinned_anyway_is_never_taken_away_by_an_abort(state: State, wave: int) -> None:
+def test_an_abort_keeps_a_root_that_is_pinned_and_not_staged(state: State, wave: int) -> None:
     assert names(published(rotation_record(state, wave=wave), PINS, frozenset())) == "abw"
 
 
@@ -60,7 +60,7 @@ def test_a_new_intermediate_changes_no_bundle(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_the_orders(state: State) -> None:
+def test_the_directives_of_every_state(state: State) -> None:
     new = state in {State.ACTIVE, State.UNPUBLISHING, State.RETIRED, State.EMERGENCY}
     directives = signing_directives(rotation_record(state))
     assert directives.issuer == ISSUER["b1" if new else "a1"]
@@ -70,7 +70,7 @@ def test_the_orders(state: State) -> None:
     assert (directives.rotation, directives.state) == (1, state.value)
 
 
-def test_without_a_rotation_only_quarantines_are_ordered() -> None:
+def test_without_a_rotation_directives_stop_only_quarantined_clusters() -> None:
     record = RotationRecord(quarantined={"two": Quarantine(reason="lost", author="operator", since=1.0)})
     directives = signing_directives(record)
     assert (directives.issuer_for("one"), directives.strict, directives.stopped) == (
@@ -83,7 +83,7 @@ def test_without_a_rotation_only_quarantines_are_ordered() -> None:
     assert clusters_behind(record) == frozenset()
 
 
-def test_waves() -> None:
+def test_clusters_of_later_waves_stay_behind() -> None:
     record = rotation_record(State.UNPUBLISHING)
     assert record.rotation is not None
     for wave, behind in enumerate(({"one", "two"}, {"two"}, set[str]())):

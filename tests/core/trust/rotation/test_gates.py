@@ -1,4 +1,4 @@
-"""What a gate says while it is closed: what is in the way, where, and until when at the earliest."""
+"""What a closed gate reports: what is missing, in which cluster, and the earliest time at which it can open."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def unmet(state: State, world: World, *, new: str = "b1") -> list[Condition]:
 
 
 @pytest.mark.parametrize("state", [s for s in State if s is not State.PUBLISHING])
-def test_where_all_is_well_every_gate_but_the_soak_is_open(state: State) -> None:
+def test_every_gate_but_the_soak_is_open_when_all_conditions_are_met(state: State) -> None:
     assert unmet(state, REMOVED if state is State.UNPUBLISHING else WORLD) == []
 
 
@@ -105,7 +105,7 @@ def test_where_all_is_well_every_gate_but_the_soak_is_open(state: State) -> None
             1,
             WORLD,
             "holds",
-        ),  # every cluster holds what is meant: what is meant is the old one
+        ),  # every cluster has the bundle in force, which still is the old one
         (State.UNPUBLISHING, 1, replace(REMOVED, in_force=9), "is not known"),
         (State.UNPUBLISHING, 1, replace(REMOVED, behind={"two": 2}), "its wave has come"),
         (State.UNPUBLISHING, 1, replace(REMOVED, pins=frozenset({ROOT["a"]})), "no longer pins"),
@@ -115,7 +115,7 @@ def test_where_all_is_well_every_gate_but_the_soak_is_open(state: State) -> None
         (State.EMERGENCY, 0, replace(WORLD, in_force=1), "lacks"),
     ],
 )
-def test_what_is_decided_is_not_done_before_it_is_in_force(
+def test_the_next_step_waits_until_the_bundle_in_force_has_the_change(
     state: State, wave: int, world: World, words: str
 ) -> None:
     world = followed(state, replace(world, unwritten="root.pem cannot be read"))
@@ -127,7 +127,7 @@ def test_what_is_decided_is_not_done_before_it_is_in_force(
 
 
 @pytest.mark.parametrize("state", [State.ACTIVE, State.UNPUBLISHING, State.EMERGENCY])
-def test_what_a_rotation_leaves_needs_no_pin_any_more(state: State) -> None:
+def test_the_root_that_a_rotation_leaves_needs_no_pin(state: State) -> None:
     world = replace(REMOVED if state is State.UNPUBLISHING else WORLD, pins=frozenset({ROOT["b"]}))
     assert gate(rotation_record(state), followed(state, world)).open
 
@@ -147,7 +147,7 @@ def test_no_step_is_taken_while_the_newest_configuration_is_refused(state: State
     assert [c.detail for c in found] == ["signer-0: clusters.toml line 3: no such key"]
 
 
-def test_none_starts_while_the_newest_configuration_is_refused() -> None:
+def test_no_rotation_starts_while_the_newest_configuration_is_refused() -> None:
     world = followed(State.STAGED, replace(WORLD, refused=("signer-0: line 3: no such key",)))
     with pytest.raises(record.OperationRefused, match="line 3") as refused:
         transitions.propose(
@@ -188,7 +188,7 @@ def test_an_emergency_and_an_abort_work_while_the_newest_configuration_is_refuse
     assert overdue.rotation.state is State.UNPUBLISHING
 
 
-def test_a_root_that_is_pinned_for_other_reasons_stays_after_an_abort() -> None:
+def test_an_abort_may_keep_a_root_that_is_pinned_for_other_reasons() -> None:
     assert gate(rotation_record(State.ABORTING, wave=1), followed(State.ABORTING)).open
 
 
@@ -406,13 +406,13 @@ def test_a_quarantined_cluster_is_waited_for_only_where_its_leaves_need_the_old_
         (replace(HEALTHY, unknown_until=NOW + 1.0), "return_earlier"),
     ],
 )
-def test_the_way_back(facts: ClusterFacts | None, name: str) -> None:
+def test_what_a_return_from_quarantine_waits_for(facts: ClusterFacts | None, name: str) -> None:
     world = replace(WORLD, clusters={"one": facts} if facts else {})
     assert [c.name for c in return_gate(rotation_record(State.ACTIVE), "one", world).unmet] == [name]
     assert return_gate(rotation_record(State.ACTIVE), "one", WORLD).open
 
 
-def test_the_way_back_waits_for_leaves_that_lack_what_is_signed_under() -> None:
+def test_a_return_waits_for_leaves_without_the_root_in_use() -> None:
     world = replace(WORLD, expiry_bounds={Delivered("one", ISSUER["a1"], 1): NOW + 40.0})
     verdict = return_gate(rotation_record(State.ACTIVE), "one", world)
     assert [(c.name, c.until) for c in verdict.unmet] == [("return_leaves", NOW + 45.0)]
@@ -427,7 +427,7 @@ DEAD = SignsOfLife(workloads=4, lapsed=4, refusal="csr_trust_domain")
     [State.SOAKED, State.CANARY, State.ACTIVE, State.UNPUBLISHING, State.ABORTING, State.EMERGENCY],
 )
 def test_a_cluster_whose_workloads_stopped_renewing_shuts_the_gate(state: State) -> None:
-    """No leaf needs the old root, and every namespace holds what is meant: a dead mesh looks just so."""
+    """In a dead mesh, too, no leaf needs the old root and every namespace has the right bundle."""
     world = REMOVED if state is State.UNPUBLISHING else WORLD
     dead = replace(world, clusters={**world.clusters, "two": replace(HEALTHY, life=DEAD)})
     (condition,) = unmet(state, dead)
@@ -458,7 +458,7 @@ def test_a_mesh_that_no_signer_reports_shuts_the_gate() -> None:
     assert "no signer reports" in condition.detail
 
 
-def test_what_is_not_accounted_for_yet_says_until_when() -> None:
+def test_certificates_that_are_not_counted_yet_have_a_time_until_they_are() -> None:
     blind = SignsOfLife(workloads=4, with_certificate=1, known_from=NOW + 60)
     world = replace(WORLD, clusters={"one": HEALTHY, "two": replace(HEALTHY, life=blind)})
     (condition,) = unmet(State.ACTIVE, world)

@@ -36,7 +36,7 @@ def test_leaves_that_are_refused_once_the_old_root_is_gone(issuer: str) -> None:
     assert "refused" in loss.what
 
 
-def test_leaves_that_end_before_that_lose_nothing_by_the_slowest_clock() -> None:
+def test_leaves_that_expire_before_the_removal_by_the_slowest_clock_lose_nothing() -> None:
     ending = {Delivered("one", ISSUER["a1"], 2): SOON - 5.0}
     assert found(replace(WORLD, expiry_bounds=ending)) == []
     assert len(found(replace(WORLD, expiry_bounds={key: until + 0.1 for key, until in ending.items()}))) == 1
@@ -61,7 +61,7 @@ def test_leaves_from_before_the_hub_may_do_both() -> None:
     assert [loss.begins for loss in found(world, at=NOW + 66.0)] == [NOW]
 
 
-def test_leaving_the_new_side_is_the_same_the_other_way_round() -> None:
+def test_leaving_the_new_side_has_the_mirrored_losses() -> None:
     world = replace(WORLD, expiry_bounds={Delivered("one", ISSUER["b1"], 2): NOW + 60.0})
     (loss,) = found(world, leaving_new=True)
     assert (loss.cluster, loss.begins) == ("one", SOON)
@@ -83,7 +83,7 @@ def test_a_signer_that_lacks_the_other_authority_issues_nothing_in_any_cluster(n
     assert all("issues nothing: signer-0" in loss.what for loss in found(world, new=new))
 
 
-def test_many_signers_are_one_loss_of_a_cluster() -> None:
+def test_many_unable_signers_are_one_loss_for_each_cluster() -> None:
     unable = SignerFacts(ready_with=frozenset(), generation=2)
     lost = found(replace(WORLD, signers={f"signer-{number}": unable for number in range(9)}))
     assert [loss.cluster for loss in lost] == ["one", "two"]

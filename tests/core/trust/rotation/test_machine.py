@@ -112,13 +112,13 @@ def test_a_new_intermediate_skips_publishing_and_unpublishing_and_only_these() -
     assert signing_directives(sim.record).issuer == ISSUER["a2"]
 
 
-def test_nothing_happens_by_itself_where_an_operator_advances() -> None:
+def test_a_manual_rotation_advances_only_by_an_operator() -> None:
     sim = started(Simulation(clusters=2), automatic=False)
     operators.rounds(sim, 10)
     assert rotation(sim).state is State.STAGED
     operators.by_hand(sim)
     assert rotation(sim).state is State.PUBLISHING
-    operators.by_hand(sim)  # its gate is closed, and a hand does not open it
+    operators.by_hand(sim)  # its gate is closed, which an operator cannot override
     assert rotation(sim).state is State.PUBLISHING
 
 
@@ -158,7 +158,7 @@ def test_abort(state: State) -> None:
         (State.ABORTING, "being aborted already"),
     ],
 )
-def test_what_to_do_where_nothing_can_be_aborted_is_possible_there(state: State, instead: str) -> None:
+def test_the_remedy_of_a_refused_abort_is_possible_in_that_state(state: State, instead: str) -> None:
     sim = at(State.ACTIVE)
     sim.store.record = changed(sim.record, rotation=changed(rotation(sim), state=state))
     with pytest.raises(OperationRefused) as error:
@@ -186,7 +186,7 @@ def test_what_cannot_be_aborted() -> None:
 
 
 @pytest.mark.parametrize("state", [State.CANARY, State.ACTIVE])
-def test_an_abort_that_a_signer_cannot_follow_would_end_all_issuing(state: State) -> None:
+def test_an_abort_that_a_signer_cannot_follow_is_refused(state: State) -> None:
     sim = scenes.manual(at(state, canary=("one",)))
     sim.signers[1].ready.discard(ISSUER["a1"])
     refused(lambda: aborted(sim), "signer-1 is not ready to sign with the old intermediate")
@@ -230,7 +230,7 @@ def test_with_the_old_authority_sealed_an_abort_is_refused_and_issuing_goes_on()
 
 
 @pytest.mark.parametrize("state", [State.STAGED, State.PUBLISHING, State.SOAKED])
-def test_an_abort_that_changes_no_order_asks_no_signer(state: State) -> None:
+def test_an_abort_that_changes_no_directive_requires_no_ready_signer(state: State) -> None:
     sim = scenes.manual(at(state))
     for signer in sim.signers:
         signer.ready.discard(ISSUER["a1"])
@@ -257,7 +257,7 @@ def test_a_canary_that_fails_falls_back_and_waits_for_a_person() -> None:
 
 @pytest.mark.parametrize("state", [State.SOAKED, State.CANARY])
 @pytest.mark.parametrize("lost", ["quarantined", "unregistered"])
-def test_without_the_canary_that_was_asked_for_a_person_has_to_go_on(state: State, lost: str) -> None:
+def test_a_rotation_whose_canary_is_gone_waits_for_an_operator(state: State, lost: str) -> None:
     sim = at(state, canary=("one",))
     if lost == "quarantined":
         operators.quarantine(sim, 0)
@@ -282,15 +282,15 @@ def test_what_cannot_be_proposed() -> None:
     assert proposal(after, old="b1", new="c1")().under_way is not None
 
 
-def test_a_start_that_would_stop_a_signer() -> None:
+def test_a_start_that_would_stop_a_signer_is_refused() -> None:
     sim = Simulation(clusters=2)
     sim.signers[1].ready = {ISSUER["a2"], ISSUER["b1"]}
     refused(proposal(sim), "signer-1 is ready with another intermediate")
-    sim.signers[1].ready = {ISSUER["b1"]}  # it issues nothing as it is: what was stolen may be locked already
+    sim.signers[1].ready = {ISSUER["b1"]}  # it issues nothing anyway: a stolen key may be locked already
     assert proposal(sim)().under_way is not None
 
 
-def test_a_quarantine_lets_the_others_go_on_and_ends_when_the_cluster_has_caught_up() -> None:
+def test_a_quarantine_unblocks_the_rotation_and_ends_when_the_cluster_has_caught_up() -> None:
     sim = started(Simulation(clusters=3))
     sim.member(2).reachable = False
     operators.rounds(sim, 30)
@@ -307,7 +307,7 @@ def test_a_quarantine_lets_the_others_go_on_and_ends_when_the_cluster_has_caught
     assert sim.record.quarantined == {}
 
 
-def test_a_long_reason_is_cut_wherever_it_is_kept() -> None:
+def test_long_reasons_and_authors_are_truncated() -> None:
     sim = Simulation()
     record = transitions.quarantine(
         sim.record, "one", author="a" * 999, reason="r" * 999, world=sim.observe()
@@ -318,7 +318,7 @@ def test_a_long_reason_is_cut_wherever_it_is_kept() -> None:
     assert len(proposed.reason) == len(proposed.history[0].reason) == MOST_TEXT
 
 
-def test_a_quarantine_wants_a_reason_and_a_cluster() -> None:
+def test_a_quarantine_requires_a_reason_and_a_registered_cluster() -> None:
     sim = Simulation()
     world = sim.observe()
     refused(
@@ -372,7 +372,7 @@ def test_an_emergency_of_the_old_side_does_not_wait_beyond_its_deadline(fingerpr
     until(sim, State.RETIRED)
 
 
-def test_an_emergency_of_the_new_side_goes_back() -> None:
+def test_an_emergency_of_the_new_side_returns_to_the_old_side() -> None:
     sim = at(State.ACTIVE)
     operators.rounds(sim, 2)
     sim.store.record = declared(sim, ISSUER["b1"])
@@ -388,7 +388,7 @@ def test_an_emergency_of_the_new_side_goes_back() -> None:
 
 @pytest.mark.parametrize("state", [State.STAGED, State.ACTIVE])
 @pytest.mark.parametrize("staged", ["bc", "c"], ids=["staged", "published before"])
-def test_a_compromised_new_root_leaves_the_bundle_however_it_is_pinned(state: State, staged: str) -> None:
+def test_a_compromised_new_root_is_removed_from_the_bundle_even_if_pinned(state: State, staged: str) -> None:
     sim = scenes.manual(until(started(Simulation(clusters=2, staged=staged)), state))
     sim.store.record = declared(sim, ROOT["b"])
     published_before = state is State.ACTIVE or staged == "c"
@@ -435,7 +435,7 @@ def test_a_compromised_issuer_is_forbidden_permanently() -> None:
         signer.ready.discard(ISSUER["a2"])
     sim.wait(120.0)
     operators.rounds(sim, 2)
-    assert not sim.leaves, "what was stolen signs nothing, though nothing else can"
+    assert not sim.leaves, "a compromised issuer signs nothing, even if no other can"
     operators.heal(sim)
     refused(proposal(sim, old="a2", new="a1"), "it is compromised")
     refused(proposal(sim, old="a1", new="c1"), "left in an emergency")
@@ -474,7 +474,7 @@ def test_what_is_no_emergency() -> None:
     refused(lambda: declared(removing, ROOT["b"]), "every leaf")
 
 
-def test_an_emergency_is_judged_by_what_signers_are_ready_with_and_not_by_another_successor() -> None:
+def test_an_emergency_depends_on_the_signers_readiness_and_not_on_the_next_successor() -> None:
     sim = scenes.manual(at(State.ACTIVE))
     sim.validated = "signer-1 reports another successor"  # what the next rotation would be to
     assert rotation_of(declared(sim, ROOT["a"])).state is State.EMERGENCY

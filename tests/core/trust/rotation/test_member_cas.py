@@ -193,7 +193,7 @@ def dropped(record: RotationRecord, seen: World, *, roots: dict[str, str] = ROOT
     return OWN in drop(record, verdicts).retired
 
 
-def test_it_goes_once_nothing_depends_on_it() -> None:
+def test_a_member_ca_is_dropped_once_nothing_depends_on_it() -> None:
     verdicts = drop_gates([ANCHOR], REST, world(), roots=ROOTS)
     assert {condition.name for condition in verdicts[OWN].conditions} == set(CONDITIONS)
     assert all(condition.detail for condition in verdicts[OWN].conditions)
@@ -207,7 +207,7 @@ def test_it_goes_once_nothing_depends_on_it() -> None:
 
 
 @pytest.mark.parametrize("name", STAYS)
-def test_it_stays_as_long_as_something_may_depend_on_it(name: str) -> None:
+def test_a_member_ca_stays_while_something_may_depend_on_it(name: str) -> None:
     condition, record, seen = STAYS[name]
     unmet = drop_gates([ANCHOR], record, seen, roots=ROOTS)[OWN].unmet
     assert {found.name for found in unmet} == {condition}
@@ -220,7 +220,7 @@ def test_every_condition_is_shown_to_be_needed() -> None:
     assert {condition for condition, _, _ in STAYS.values()} == set(CONDITIONS)
 
 
-def test_one_that_the_hub_itself_signs_under_never_goes() -> None:
+def test_a_root_that_the_hub_signs_under_is_never_dropped() -> None:
     assert not dropped(REST, world(), roots={SIGNS: OWN})
     late = world(expiry_bounds={Delivered("east", ELSE, 1): NOW + 5})
     (unmet,) = drop_gates([ANCHOR], REST, late, roots={SIGNS: HUB, ELSE: OWN})[OWN].unmet
@@ -228,7 +228,7 @@ def test_one_that_the_hub_itself_signs_under_never_goes() -> None:
     assert dropped(REST, late, roots={SIGNS: HUB, ELSE: HUB})
 
 
-def test_every_cluster_that_came_with_it_counts_and_no_other() -> None:
+def test_a_member_ca_waits_for_every_cluster_that_brought_it_and_no_other() -> None:
     late = with_cluster("north", facts(unknown_until=NOW + 100))
     assert dropped(REST, late)
     shared = MemberCa(sha256=OWN, clusters=frozenset({"west", "north", "gone"}))
@@ -236,11 +236,11 @@ def test_every_cluster_that_came_with_it_counts_and_no_other() -> None:
     assert (unmet.name, unmet.cluster, unmet.until) == ("own_earlier", "north", NOW + 100 + SKEW)
 
 
-def test_a_quarantined_cluster_that_is_another_is_not_waited_for() -> None:
+def test_a_quarantined_other_cluster_is_not_waited_for() -> None:
     assert dropped(quarantined("north"), replace(without_pair(valid=False), clusters={**world().clusters}))
 
 
-def test_what_is_retired_is_not_looked_at_again_and_stays_so() -> None:
+def test_a_retired_member_ca_is_not_evaluated_again() -> None:
     record = RotationRecord(retired=["b" * 64, OWN])
     verdicts = drop_gates([ANCHOR], record, world(), roots=ROOTS)
     assert verdicts == {}
@@ -261,7 +261,7 @@ def test_only_the_first_of_many_failing_pairs_are_listed() -> None:
     end=st.floats(NOW - 1000, NOW + 1000),
     read_back=st.floats(NOW - 1000, NOW),
 )
-def test_it_never_goes_while_a_leaf_below_it_can_be_alive(
+def test_a_member_ca_is_never_dropped_while_a_leaf_below_it_can_be_alive(
     until: float, issuer: str, end: float, read_back: float
 ) -> None:
     seen = replace(

@@ -186,7 +186,7 @@ def test_without_new_in_use() -> None:
     only(sim, replace(world, pairs=stale), "new_in_use")
 
 
-def test_an_abort_waits_for_the_door_as_well() -> None:
+def test_an_abort_waits_for_the_listener_condition_too() -> None:
     """It removes the new root: the listener has to be back under the old one for new connections."""
     sim = scenes.manual(scenes.at(State.ACTIVE))
     operators.abort(sim)

@@ -1,4 +1,4 @@
-"""Which authority is in force at rest: recorded once, and changed by rotations alone, but under one root."""
+"""Which authority is in force without a rotation: recorded once; only a rotation changes it to another root."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def note(record: RotationRecord, *signing: Side, alive: tuple[str, ...] = ()) ->
     return note_signing(record, {f"signer-{n}": side for n, side in enumerate(signing)}, alive)[0]
 
 
-def test_the_first_authority_that_all_sign_with_is_in_force() -> None:
+def test_the_first_authority_that_all_signers_use_is_recorded() -> None:
     record = note(RotationRecord(), A1, A1, alive=("a1", UNKNOWN_ISSUER))
     assert record.signing == A1
     directives = signing_directives(record)
@@ -70,16 +70,14 @@ def test_what_signers_disagree_on_or_recently_exchanged_is_not_recorded(
     assert bool(problem) == bool(expected)
 
 
-def test_only_another_intermediate_under_the_same_root_is_noted_without_a_rotation() -> None:
+def test_without_a_rotation_only_an_intermediate_under_the_same_root_is_recorded() -> None:
     record = note(RotationRecord(), A1)
     assert note(record, B1).signing == A1
-    assert note(record, A1, A2).signing == A1, "not before all sign with it"
+    assert note(record, A1, A2).signing == A1, "not before all signers use it"
     assert note(record, A2, A2).signing == A2
     assert note(replace(record, left=["a2"]), A2).signing == A1
     assert note(replace(record, compromised=["a2"]), A2).signing == A1
-    assert note(replace(record, rotation=rotation(State.SOAKED)), A2).signing == A1, (
-        "nor in the middle of a rotation"
-    )
+    assert note(replace(record, rotation=rotation(State.SOAKED)), A2).signing == A1, "nor during a rotation"
 
 
 @pytest.mark.parametrize(
@@ -90,10 +88,10 @@ def test_only_another_intermediate_under_the_same_root_is_noted_without_a_rotati
         (State.RETIRED, A1, A2, A2, ["a1"]),
     ],
 )
-def test_what_a_rotation_ended_with_is_in_force(
+def test_the_side_that_a_rotation_ended_with_is_in_force(
     state: State, old: Side, new: Side, signs: Side, left: list[str]
 ) -> None:
-    """What it led away from is not taken up by an edit."""
+    """An edit of the configuration does not bring back the side that was left."""
     record = settled(RotationRecord(signing=old, rotation=rotation(state, old, new)))
     assert (record.signing, record.left) == (signs, left)
     directives = signing_directives(record)
@@ -101,8 +99,8 @@ def test_what_a_rotation_ended_with_is_in_force(
     assert signing_side(replace(record, rotation=rotation(State.SOAKED, B2, A2))) == B2
 
 
-def test_a_record_without_an_authority_binds_no_signer_until_it_is_seen_what_signs() -> None:
-    """An edit may have exchanged the authority since the last rotation: to hold signers to that would stop them."""
+def test_a_record_without_an_authority_binds_no_signer_until_one_is_observed() -> None:
+    """An edit may have exchanged the authority since the last rotation: binding signers to that one would stop them."""
     earlier = RotationRecord(rotation=rotation(State.RETIRED))
     directives = signing_directives(earlier)
     assert (directives.issuer, directives.root, directives.binding) == ("b1", "", False)
@@ -114,7 +112,7 @@ def test_a_record_without_an_authority_binds_no_signer_until_it_is_seen_what_sig
     assert note(earlier, A3, alive=("a3",)).signing == A3
 
 
-def test_what_was_left_stays_left_when_other_rotations_follow() -> None:
+def test_authorities_that_were_left_stay_excluded_after_later_rotations() -> None:
     record = settled(RotationRecord(signing=A1, rotation=rotation(State.RETIRED, A1, A2)))
     record = settled(replace(record, rotation=rotation(State.RETIRED, A2, A3)))
     assert signing_directives(record).left == ["a1", "a2"]
@@ -133,7 +131,7 @@ DIRECTIVES = st.builds(
 
 
 @given(DIRECTIVES, st.sampled_from(SIDES))
-def test_orders_permit_nothing_under_another_root(directives: SigningDirectives, side: Side) -> None:
+def test_directives_permit_nothing_under_another_root(directives: SigningDirectives, side: Side) -> None:
     named, strict = side.intermediate == directives.issuer, directives.strict
     forbidden = not {side.intermediate, side.root}.isdisjoint(directives.forbidden)
     if directives.permit(side.intermediate, side.root):
@@ -143,7 +141,7 @@ def test_orders_permit_nothing_under_another_root(directives: SigningDirectives,
             assert side.root == directives.root
             assert side.intermediate not in directives.left
     else:
-        assert forbidden or not named, "what is in force always may"
+        assert forbidden or not named, "what is in force is always permitted"
 
 
 RENEWED = Side(root="a", intermediate="a9", subject="CN=a1")
@@ -153,7 +151,7 @@ NEW_SIGNS = (State.CANARY, State.ACTIVE, State.UNPUBLISHING, State.EMERGENCY)
 
 
 def renewed(record: RotationRecord, *offered: tuple[Side, ...]) -> RotationRecord:
-    """As after every signer reports that it is ready with these."""
+    """The record after each signer has reported what it is ready to sign with."""
     sides = {f"signer-{n}": list(each) for n, each in enumerate(offered)}
     return note_renewal(record, sides, {side.intermediate for each in offered for side in each})
 
@@ -171,7 +169,7 @@ def test_a_renewed_intermediate_takes_the_place_of_one_that_no_signer_has(state:
     directives = signing_directives(record)
     assert directives.permit("a9", "a")
     assert not directives.permit("a1", "a"), "it was left"
-    assert not directives.permit("a2", "a"), "nothing but what is recorded signs during a rotation"
+    assert not directives.permit("a2", "a"), "only recorded issuers sign during a rotation"
     for issuer in ("a1", "a9", UNKNOWN_ISSUER):
         assert needs_old(record.rotation, issuer), "the drain waits for the leaves of both"
     assert needs_new(record.rotation, "b1")
@@ -179,7 +177,7 @@ def test_a_renewed_intermediate_takes_the_place_of_one_that_no_signer_has(state:
 
 
 @pytest.mark.parametrize("state", NEW_SIGNS)
-def test_so_does_one_of_the_new_side_where_that_signs(state: State) -> None:
+def test_a_renewed_intermediate_of_the_new_side_takes_its_place_where_that_signs(state: State) -> None:
     record = renewed(RotationRecord(rotation=rotation(state)), (A1, NEW_RENEWED))
     assert record.rotation is not None
     assert (record.rotation.old, record.rotation.new, record.left) == (A1, NEW_RENEWED, ["b1"])
@@ -193,27 +191,38 @@ def test_so_does_one_of_the_new_side_where_that_signs(state: State) -> None:
     [
         (RotationRecord(rotation=rotation(State.PUBLISHING)), ()),
         (RotationRecord(rotation=rotation(State.PUBLISHING)), ((),)),
-        (RotationRecord(rotation=rotation(State.PUBLISHING)), ((RENEWED,), (A1,))),  # one can sign as ordered
-        (RotationRecord(rotation=rotation(State.PUBLISHING)), ((RENEWED,), (A2,))),  # they do not agree
-        (RotationRecord(rotation=rotation(State.PUBLISHING)), ((RENEWED, A2),)),  # nor does one with itself
+        (
+            RotationRecord(rotation=rotation(State.PUBLISHING)),
+            ((RENEWED,), (A1,)),
+        ),  # one can sign as directed
+        (RotationRecord(rotation=rotation(State.PUBLISHING)), ((RENEWED,), (A2,))),  # the signers disagree
+        (
+            RotationRecord(rotation=rotation(State.PUBLISHING)),
+            ((RENEWED, A2),),
+        ),  # one signer has two candidates
         (RotationRecord(rotation=rotation(State.PUBLISHING)), ((RENEWED,), (B1,))),
-        (RotationRecord(rotation=rotation(State.PUBLISHING)), ((B2,),)),  # under the root that is to come
+        (RotationRecord(rotation=rotation(State.PUBLISHING)), ((B2,),)),  # under the new root
         (RotationRecord(rotation=rotation(State.PUBLISHING)), ((Side(root="c", intermediate="c1"),),)),
         (RotationRecord(rotation=rotation(State.PUBLISHING), left=["a9"]), ((RENEWED,),)),
         (RotationRecord(rotation=rotation(State.PUBLISHING), compromised=["a9"]), ((RENEWED,),)),
         (RotationRecord(rotation=rotation(State.ABORTING), compromised=["a"]), ((RENEWED,),)),
         (RotationRecord(rotation=rotation(State.ACTIVE)), ((RENEWED, B1),)),  # the old side signs no more
         (RotationRecord(rotation=rotation(State.PUBLISHING)), ((A1, NEW_RENEWED),)),  # the new one not yet
-        (RotationRecord(rotation=rotation(State.PUBLISHING, new=A2)), ((A3,),)),  # of which side is it?
+        (
+            RotationRecord(rotation=rotation(State.PUBLISHING, new=A2)),
+            ((A3,),),
+        ),  # the subject fits neither side
         (RotationRecord(rotation=rotation(State.PUBLISHING, new=A2)), ((A2,),)),
         (RotationRecord(rotation=rotation(State.RETIRED)), ((NEW_RENEWED,),)),
     ],
 )
-def test_nothing_else_takes_its_place(record: RotationRecord, offered: tuple[tuple[Side, ...], ...]) -> None:
+def test_no_other_intermediate_takes_the_place(
+    record: RotationRecord, offered: tuple[tuple[Side, ...], ...]
+) -> None:
     assert renewed(record, *offered) == record
 
 
-def test_where_a_report_cannot_be_read_its_signer_may_have_the_former_one() -> None:
+def test_a_signer_with_an_unreadable_report_may_still_have_the_former_intermediate() -> None:
     record = RotationRecord(rotation=rotation(State.PUBLISHING))
     assert note_renewal(record, {"x": [RENEWED]}, {"a9", UNKNOWN_ISSUER}) == record
 

@@ -74,7 +74,7 @@ def test_long_walks(part: int) -> None:
     assert min(seen.values()) > SEEDS, seen
 
 
-def test_an_emergency_breaks_nothing_that_was_not_foretold() -> None:
+def test_an_emergency_breaks_nothing_that_was_not_predicted() -> None:
     seen: Counter[State] = Counter()
     predicted = 0
     for seed in range(700):

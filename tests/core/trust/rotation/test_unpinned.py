@@ -1,4 +1,4 @@
-"""Anchors without a pin: noted, still published, removed by their gate or by an operator who saw what breaks."""
+"""Anchors without a pin: recorded, still published, and removed by their gate or by an operator who was warned."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def settled(
     )
 
 
-def test_a_pin_that_is_taken_out_takes_nothing_away() -> None:
+def test_removing_a_pin_removes_no_published_anchor() -> None:
     record = settled(RotationRecord(), HUB)
     assert record == GONE
     assert settled(record, HUB) is record
@@ -66,18 +66,18 @@ def test_a_pin_that_is_taken_out_takes_nothing_away() -> None:
     assert settled(record, HUB, OWN) == RotationRecord(), "it is pinned again"
 
 
-def test_one_that_is_staged_after_it_was_published_stays_as_well() -> None:
+def test_staging_a_published_root_keeps_it_published() -> None:
     record = settled(RotationRecord(), HUB, OWN, staged=frozenset({OWN}))
     assert record.admitted == [OWN]
     assert OWN in published(record, frozenset({HUB, OWN}), frozenset({OWN}), frozenset({HUB, OWN}))
 
 
-def test_what_left_comes_back_only_with_a_pin_that_is_not_staged() -> None:
+def test_a_removed_anchor_returns_only_with_a_pin_that_is_not_staged() -> None:
     left = depart(GONE, {OWN: []}, at=NOW, author="test", reason="test")
     both = frozenset({HUB, OWN})
     assert (left.unpinned, left.withdrawn) == ({}, [OWN])
     assert published(left, both, NONE, both) == {HUB}, (
-        "neither because some cluster holds it still, nor by the pin alone"
+        "neither because a cluster still has it, nor by the pin alone"
     )
     assert settled(left, HUB) is left
     assert settled(left, HUB, OWN, staged=frozenset({OWN})) is left
@@ -107,7 +107,7 @@ def test_a_root_of_the_hub_waits_for_every_cluster_and_for_those_that_were_remov
     assert unmet(world(refused=("one: line 3",))) == {("configuration", "")}
 
 
-def test_it_leaves_with_evidence_once_its_gate_is_open() -> None:
+def test_an_unpinned_root_is_removed_with_evidence_once_its_gate_is_open() -> None:
     verdicts = drop_gates(unpinned_anchors(GONE, {}), GONE, world(), roots={SIGNS: HUB})
     record = drop_unpinned(GONE, verdicts, at=NOW)
     (left,) = record.departures
@@ -126,7 +126,7 @@ def test_departures_are_bounded() -> None:
     assert len(record.departures) == MOST_DEPARTURES
 
 
-def test_removing_it_at_once_is_for_an_anchor_without_a_pin_alone() -> None:
+def test_only_an_anchor_without_a_pin_can_be_removed_at_once() -> None:
     seen = world(pins=frozenset({HUB}))
     record = remove_now(GONE, seen, OWN, author="operator", reason="stolen")
     (left,) = record.departures
@@ -152,7 +152,7 @@ def test_every_other_removal_is_refused(
     assert refused.value.remedy
 
 
-def test_what_breaks_is_said_beforehand() -> None:
+def test_the_losses_of_a_removal_are_predicted() -> None:
     plane = ControlPlane(name="istio-system/istiod-tls", issuer=ELSE, anchors=frozenset({HUB, OWN}))
     seen = changed(
         with_cluster("west", facts(control_planes=(plane,))),
@@ -181,7 +181,7 @@ SETS = st.frozensets(SHAS)
 
 @settings(max_examples=300, deadline=None)
 @given(pins=st.lists(SETS, min_size=1, max_size=6), staged=SETS, start=SETS)
-def test_no_row_of_edits_takes_a_published_anchor_away(
+def test_no_sequence_of_edits_removes_a_published_anchor(
     pins: list[frozenset[str]], staged: frozenset[str], start: frozenset[str]
 ) -> None:
     record, in_force = RotationRecord(), start

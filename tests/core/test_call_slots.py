@@ -1,4 +1,4 @@
-"""Places at the listener: who has to give way, as a property of any order of calls."""
+"""Call slots of the listener: which call gives way, as a property of any order of calls."""
 
 from __future__ import annotations
 
@@ -27,67 +27,67 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tuple[str, int]]) -> None:
-    places, taken = CallSlots(LIMIT, full), list[CallSlot]()
+def test_only_an_unproven_call_of_the_busiest_address_gives_way(steps: list[tuple[str, int]]) -> None:
+    slots, taken = CallSlots(LIMIT, full), list[CallSlot]()
     for step, number in steps:
         if step == "enter":
             lost: list[CallSlot | None] = []
             mine: list[CallSlot] = []
-            before = Counter(place.address for place in taken if not place.proven)
+            before = Counter(slot.address for slot in taken if not slot.proven)
 
             def give_way(lost: list[CallSlot | None] = lost) -> None:
                 lost.append(None)
 
             try:
-                mine.append(places.enter(PEERS[number], give_way=give_way))
+                mine.append(slots.enter(PEERS[number], give_way=give_way))
             except Overloaded:
                 lost.append(None)
             address = address_of(PEERS[number])
-            gone = [place for place in taken if place.gone is not None]
-            assert not any(place.proven for place in gone)
-            assert len(gone) + (not mine) <= 1, "one call gives way to one"
+            gone = [slot for slot in taken if slot.gone is not None]
+            assert not any(slot.proven for slot in gone)
+            assert len(gone) + (not mine) <= 1, "at most one call gives way to a new one"
             if gone or not mine:
                 assert len(taken) == LIMIT
                 loser = gone[0].address if gone else address
                 counted = before + Counter([address])
                 assert counted[loser] == max(counted.values())
-            taken = [place for place in taken if place.gone is None] + mine
+            taken = [slot for slot in taken if slot.gone is None] + mine
         elif taken:
-            place = taken[number % len(taken)]
+            slot = taken[number % len(taken)]
             if step == "receive":
-                place.received()
+                slot.received()
             elif step == "prove":
-                place.proved()
+                slot.proved()
             else:
-                place.leave()
-                taken.remove(place)
-        assert places.taken == len(taken) <= LIMIT
-        assert places.unproven == sum(not place.proven for place in taken)
-    for place in taken:
-        place.leave()
-        place.leave()  # twice is once
-    assert places.taken == places.unproven == 0
-    assert not [text for text in kept_by(places, str) if "192.0.2." in text], "no address is kept"
+                slot.leave()
+                taken.remove(slot)
+        assert slots.taken == len(taken) <= LIMIT
+        assert slots.unproven == sum(not slot.proven for slot in taken)
+    for slot in taken:
+        slot.leave()
+        slot.leave()  # a second leave changes nothing
+    assert slots.taken == slots.unproven == 0
+    assert not [text for text in kept_by(slots, str) if "192.0.2." in text], "no address is kept"
 
 
-def test_the_one_that_keeps_the_hub_waiting_longest_gives_way() -> None:
+def test_the_call_that_keeps_the_hub_waiting_longest_gives_way() -> None:
     ended: list[str] = []
-    places = CallSlots(3, full)
-    first = places.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("judged"))
+    slots = CallSlots(3, full)
+    first = slots.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("judged"))
     first.received()
-    places.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("old"))
-    places.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("new"))
-    places.enter("ipv4:192.0.2.1:2", give_way=lambda: ended.append("another connection"))
-    places.enter("ipv4:192.0.2.3:1", give_way=lambda: ended.append("another address"))
+    slots.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("old"))
+    slots.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("new"))
+    slots.enter("ipv4:192.0.2.1:2", give_way=lambda: ended.append("another connection"))
+    slots.enter("ipv4:192.0.2.3:1", give_way=lambda: ended.append("another address"))
     assert ended == ["old", "new"]
 
 
-def test_where_all_are_proven_the_newcomer_is_refused() -> None:
-    places = CallSlots(1, full)
-    places.enter("ipv4:192.0.2.1:1", give_way=lambda: None).proved()
+def test_a_new_call_is_refused_when_all_calls_are_proven() -> None:
+    slots = CallSlots(1, full)
+    slots.enter("ipv4:192.0.2.1:1", give_way=lambda: None).proved()
     with pytest.raises(Overloaded):
-        places.enter("ipv4:192.0.2.2:1", give_way=lambda: None)
-    assert places.taken == 1
+        slots.enter("ipv4:192.0.2.2:1", give_way=lambda: None)
+    assert slots.taken == 1
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_where_all_are_proven_the_newcomer_is_refused() -> None:
         ("", ""),
     ],
 )
-def test_who_shares_an_address(peer: str, address: str) -> None:
+def test_the_address_that_limits_count_for_a_peer(peer: str, address: str) -> None:
     assert address_of(peer) == address
 
 
-def test_a_second_place_beside_ends_the_call_with_its_own_reason() -> None:
+def test_a_call_without_a_slot_of_its_cluster_ends_with_that_reason() -> None:
     ended: list[str] = []
     listener, cluster = CallSlots(9, full), CallSlots(1, lambda: Overloaded("of one cluster", where="east"))
     crowd = listener.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("crowd"))
@@ -115,7 +115,7 @@ def test_a_second_place_beside_ends_the_call_with_its_own_reason() -> None:
     with crowd.beside(cluster):
         with pytest.raises(Overloaded), more.beside(cluster):
             raise AssertionError
-        with pytest.raises(Overloaded), other.beside(cluster):  # one each: who came later waits
+        with pytest.raises(Overloaded), other.beside(cluster):  # one slot each: the later call gets none
             raise AssertionError
         assert cluster.taken == 1
         cluster.limit = 2
@@ -125,4 +125,4 @@ def test_a_second_place_beside_ends_the_call_with_its_own_reason() -> None:
     assert cluster.taken == 0
     assert ended == ["more"]
     assert (more.gone and more.gone.where) == "east"
-    assert listener.taken == 3, "it keeps its place at the listener until it has ended"
+    assert listener.taken == 3, "it keeps its slot at the listener until it has ended"

@@ -60,10 +60,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection(session: pytest.Session) -> None:
-    """Have each worker begin with another share of the modules, where all are collected.
+    """Have each worker start with another share of the modules if all are collected.
 
     Workers collect the same modules in the same order: in a clean checkout each would compile every one of them.
-    What cannot be imported is told by the collection itself.
+    Import errors are reported by the collection itself.
     """
     config = session.config
     worker = getattr(config, "workerinput", None)

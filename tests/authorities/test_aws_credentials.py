@@ -122,7 +122,7 @@ async def test_keys_that_are_good_outlive_a_renewal_that_fails(
         assert JWT not in report.detail
 
 
-async def test_a_token_that_is_not_there_is_told(
+async def test_a_missing_token_file_is_reported(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = role_config(world, tmp_path, await world.private_ca())
@@ -132,7 +132,9 @@ async def test_a_token_that_is_not_there_is_told(
     assert str(tmp_path / "token") in report.detail
 
 
-async def test_an_empty_chain_is_told_and_filled_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_credentials_are_reported_and_used_once_they_are_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = await world.private_ca()
     without_keys(monkeypatch)
     async with opened(world, config) as authority:
@@ -232,7 +234,7 @@ async def test_tls_by_an_own_ca_and_by_no_other(tmp_path: Path, monkeypatch: pyt
             assert remedy in report.remedy
 
 
-async def test_a_look_that_is_answered_by_nobody(world: World, tmp_path: Path) -> None:
+async def test_a_poll_without_a_usable_answer_is_reported_with_a_remedy(world: World, tmp_path: Path) -> None:
     expected = {"cut": "cut_off", "502": "server_error", "500": "server_error", "503": "server_error"}
     for config, operation in (
         (await world.kms_key(tmp_path), "GetPublicKey"),

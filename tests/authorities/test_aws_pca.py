@@ -61,7 +61,7 @@ async def test_moto_as_it_is_lets_a_leaf_outlive_its_order(plain_moto: World) ->
         assert alarms.violations == 1
 
 
-async def test_moto_as_it_is_gives_the_door_a_leaf_of_no_use(plain_moto: World) -> None:
+async def test_unpatched_moto_issues_a_serving_leaf_with_wrong_usages(plain_moto: World) -> None:
     async with opened(plain_moto, await plain_moto.private_ca("RSA_2048")) as authority:
         with pytest.raises(AuthorityViolation) as caught:
             await issue(plain_moto, authority, order(LeafProfile.SERVING))
@@ -164,7 +164,7 @@ STATES = [
 ]
 
 
-async def test_a_ca_that_is_not_active_is_told_with_its_state(world: World) -> None:
+async def test_a_ca_that_is_not_active_is_reported_with_its_state(world: World) -> None:
     async with opened(world, await world.private_ca()) as authority:
         for state, reason in STATES:
             world.front.after = lambda call, answer, state=state: _with_status(call, answer, state)
@@ -181,7 +181,7 @@ def _with_status(call: Seen, answer: dict[str, Any], state: str) -> dict[str, An
     return answer
 
 
-async def test_a_ca_disabled_between_two_looks_is_told_by_the_next_order(world: World) -> None:
+async def test_a_ca_disabled_between_two_polls_is_reported_by_the_next_request(world: World) -> None:
     config = await world.private_ca()
     async with opened(world, config) as authority:
         await world.set_status(config.ca_arn, "DISABLED")

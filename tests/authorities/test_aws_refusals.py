@@ -83,7 +83,7 @@ ORDER_ERRORS = [
 ]
 
 
-async def test_every_refusal_of_an_order_is_told_apart(world: World) -> None:
+async def test_every_refusal_of_a_request_has_its_own_reason(world: World) -> None:
     async with opened(world, await world.private_ca()) as authority:
         for code, message, kind, reason in ORDER_ERRORS:
             world.front.seen.clear()
@@ -107,7 +107,7 @@ async def test_the_permission_that_is_missing_is_named(world: World) -> None:
     assert "acm-pca:DescribeCertificateAuthority" in report.remedy
 
 
-async def test_a_look_is_never_the_fault_of_an_order(world: World) -> None:
+async def test_a_failed_poll_is_never_a_fault_of_the_request(world: World) -> None:
     world.front.before = answering(
         "DescribeCertificateAuthority", lambda _: refuse("ValidationException", "1 validation error")
     )
@@ -139,7 +139,7 @@ async def test_a_request_without_a_subject_needs_a_critical_san(world: World) ->
     at=st.integers(0, 600),
 )
 @settings(max_examples=200, deadline=None)
-def test_whatever_it_answers_becomes_a_bounded_printable_error(
+def test_any_answer_becomes_a_bounded_printable_error(
     code: str, message: str, status: int, may_issue: bool, at: int
 ) -> None:
     call = AwsCall("sts:AssumeRoleWithWebIdentity", "pca", may_issue=may_issue, secret=JWT)
@@ -279,7 +279,7 @@ async def test_fetching_goes_on_after_a_passing_failure(world: World) -> None:
             assert len(world.front.calls("GetCertificate")) >= 2
 
 
-async def test_no_more_than_three_looks_for_a_certificate(world: World) -> None:
+async def test_a_certificate_is_polled_for_at_most_three_times(world: World) -> None:
     async with opened(world, await world.private_ca()) as authority:
         await asyncio.gather(*(issue(world, authority) for _ in range(20)))
         asked = len(world.front.calls("IssueCertificate"))

@@ -141,7 +141,7 @@ async def test_a_certificate_is_issued_and_its_request_removed(hub: Management) 
         assert kept.issuers == (*hub.ca.chain, hub.ca.root)
 
 
-async def test_denied_is_told_with_the_approver_s_reason(hub: Management) -> None:
+async def test_a_denied_request_is_reported_with_the_approvers_reason(hub: Management) -> None:
     hub.controller.behaviour.denies = "No policy approved this request: \x1b[31mnamespaces"
     async with authority_of(hub.back_end) as kept:
         error = await refused(kept, AuthorityRefused, "denied")
@@ -151,7 +151,7 @@ async def test_denied_is_told_with_the_approver_s_reason(hub: Management) -> Non
         await eventually(lambda: not hub.requests)
 
 
-async def test_failed_and_invalid_are_told_apart(hub: Management) -> None:
+async def test_failed_and_invalid_requests_have_different_reasons(hub: Management) -> None:
     async with authority_of(hub.back_end) as kept:
         hub.controller.behaviour.fails = "Vault failed to sign certificate: 503 sealed"
         error = await refused(kept, AuthorityUnavailable, "failed")
@@ -163,7 +163,9 @@ async def test_failed_and_invalid_are_told_apart(hub: Management) -> None:
         await eventually(lambda: not hub.requests)
 
 
-async def test_never_approved_is_told_and_nothing_counts_as_issued(hub: Management) -> None:
+async def test_a_request_that_is_never_approved_is_reported_and_does_not_count_as_issued(
+    hub: Management,
+) -> None:
     hub.controller.behaviour.approves = False
     async with authority_of(hub.configured(**HASTY)) as kept:
         error = await refused(kept, AuthorityUnavailable, "not_approved")
@@ -178,7 +180,7 @@ async def test_approved_and_not_signed_in_time_may_be_signed_yet(hub: Management
         await eventually(lambda: not hub.requests)
 
 
-async def test_a_request_that_somebody_deletes_is_not_waited_for(hub: Management) -> None:
+async def test_a_request_that_is_deleted_meanwhile_is_not_waited_for(hub: Management) -> None:
     hub.controller.behaviour.signs = False
     async with authority_of(hub.back_end) as kept:
         asking = asyncio.create_task(refused(kept, AuthorityUncertain, "request_deleted"))
@@ -188,7 +190,7 @@ async def test_a_request_that_somebody_deletes_is_not_waited_for(hub: Management
         assert NAMESPACE in (await asking).remedy
 
 
-async def test_an_issuer_that_is_not_there_is_told_at_once(hub: Management) -> None:
+async def test_a_missing_issuer_is_reported_at_once(hub: Management) -> None:
     async with authority_of(hub.configured(issuer_name="other")) as kept:
         error = await refused(kept, AuthorityMisconfigured, "issuer_not_found")
         assert '"other" not found' in str(error)
@@ -200,13 +202,13 @@ async def test_an_issuer_of_the_namespace_may_be_used(hub: Management) -> None:
         assert (await checked(kept, hub)).issuers[-1] == hub.ca.root
 
 
-async def test_an_issuer_that_is_not_ready_is_told_at_once(hub: Management) -> None:
+async def test_an_issuer_that_is_not_ready_is_reported_at_once(hub: Management) -> None:
     await hub.controller.set_issuer(ISSUER, ready=False)
     async with authority_of(hub.back_end) as kept:
         await refused(kept, AuthorityUnavailable, "issuer_not_ready")
 
 
-async def test_an_issuer_of_somebody_else_that_never_answers(hub: Management) -> None:
+async def test_an_external_issuer_that_never_answers(hub: Management) -> None:
     async with authority_of(
         hub.configured(issuer_group="example.com", issuer_kind="StepIssuer", **HASTY)
     ) as kept:
@@ -329,7 +331,7 @@ async def test_leftovers_of_a_crash_are_removed_and_those_of_others_kept(hub: Ma
         await eventually(lambda: names(hub) == kept_ones)
 
 
-async def test_age_is_told_by_the_cluster_s_own_clock(hub: Management) -> None:
+async def test_the_age_of_requests_is_by_the_clusters_own_clock(hub: Management) -> None:
     hub.cluster.skew = -timedelta(hours=1)  # an hour behind: everything there looks old from here
     hub.renew_token()
     name = f"federation-{secrets.token_hex(8)}"
@@ -441,7 +443,7 @@ async def test_a_request_that_was_removed_while_the_watch_was_broken_is_known_to
         assert caught.value.reason == "request_deleted"
 
 
-async def test_what_nobody_can_watch_may_be_issued(hub: Management) -> None:
+async def test_a_request_whose_watch_failed_counts_as_possibly_issued(hub: Management) -> None:
     async with authority_of(hub.configured(**HASTY)) as kept:
         with hub.cluster.faults.inject(Answer.server_error(), verb="watch", path=OURS):
             hub.cluster.end_watches()
@@ -512,7 +514,7 @@ async def test_each_answer_to_a_creation_is_its_own_error(
         (Garbage(), "server_error"),
     ],
 )
-async def test_each_answer_to_a_look_is_its_own_state(hub: Management, effect: Effect, reason: str) -> None:
+async def test_each_answer_to_a_poll_has_its_own_state(hub: Management, effect: Effect, reason: str) -> None:
     async with authority_of(hub.back_end) as kept:
         with hub.cluster.faults.inject(effect, verb="list", path=OURS):
             for _ in range(TOLERATED_THROTTLED + 1):  # what may pass is borne a few times
@@ -566,7 +568,9 @@ async def test_credentials_are_read_anew_when_they_are_refused(hub: Management) 
         assert (await checked(kept, hub)).issuers[-1] == hub.ca.root
 
 
-async def test_a_token_that_rotated_costs_no_look(hub: Management) -> None:
+async def test_after_a_token_rotation_the_client_reconnects_without_a_refused_request(
+    hub: Management,
+) -> None:
     def watches() -> int:
         """How many connections the hub has made: each begins with one."""
         recent = hub.cluster.requests.recent

@@ -174,7 +174,7 @@ NOW = datetime(2026, 11, 24, tzinfo=UTC)
     micros=st.integers(min_value=0, max_value=999_999),
     margin=st.floats(min_value=0.0, max_value=60.0),
 )
-def test_whoever_signs_within_the_margin_never_exceeds_what_was_ordered(
+def test_a_leaf_signed_within_the_margin_never_outlives_its_request(
     left: int, micros: int, margin: float
 ) -> None:
     now = NOW + timedelta(microseconds=micros)

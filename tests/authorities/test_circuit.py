@@ -128,7 +128,7 @@ async def test_failures_in_a_row_open_it_and_readiness_says_so() -> None:
     assert not authority.can_sign
 
 
-async def test_a_good_look_lets_one_request_try() -> None:
+async def test_after_a_good_poll_one_request_is_tried() -> None:
     clock = VirtualClock()
     authority = scripted(clock)
     await break_it(authority)

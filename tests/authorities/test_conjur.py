@@ -187,7 +187,7 @@ async def test_many_whose_token_is_refused_log_in_once_together(server: ConjurSe
     assert server.logins == 2
 
 
-async def test_a_fresh_token_that_is_refused_too_is_told_and_not_tried_for_ever(
+async def test_a_refused_fresh_token_is_reported_after_one_more_login(
     server: ConjurServer, conjur: Conjur
 ) -> None:
     server.token_ttl = 0
@@ -195,7 +195,7 @@ async def test_a_fresh_token_that_is_refused_too_is_told_and_not_tried_for_ever(
     assert (server.logins, server.reads) == (2, 2)
 
 
-async def test_a_host_that_is_gone_is_told_as_a_refused_login(server: ConjurServer, conjur: Conjur) -> None:
+async def test_a_removed_host_is_reported_as_a_refused_login(server: ConjurServer, conjur: Conjur) -> None:
     await conjur.read("vault/password")
     server.revoke_tokens()
     server.hosts.clear()
@@ -313,7 +313,7 @@ def answer(status: int, body: bytes = b"", path: str = "/secrets", **headers: st
         (answer(200, b"x" * 5_000_000), "garbage", AuthorityUnavailable),
     ],
 )
-async def test_each_failure_is_told_apart_and_nothing_remembers_it(
+async def test_each_failure_has_its_own_reason_and_the_next_read_succeeds(
     server: ConjurServer,
     conjur: Conjur,
     prepare: Callable[[ConjurServer], None],
@@ -346,7 +346,7 @@ async def test_the_time_to_wait_is_passed_on(server: ConjurServer, conjur: Conju
     assert error.retry_after == 7.0
 
 
-async def test_a_conjur_that_is_down_hangs_or_cuts_is_told_and_comes_back(
+async def test_an_outage_of_conjur_is_reported_and_reads_succeed_after_it(
     server: ConjurServer, clock: VirtualClock, tmp_path: Path
 ) -> None:
     conjur = Conjur(server.config(tmp_path, timeout=6.0), OwnCredentials(), clock=clock)
@@ -443,9 +443,7 @@ async def test_a_ca_file_that_cannot_be_used_is_reported(
     assert (error.reason, str(file) in str(error)) == ("ca_file", True)
 
 
-async def test_a_jwt_that_is_not_there_is_told(
-    server: ConjurServer, clock: VirtualClock, tmp_path: Path
-) -> None:
+async def test_a_missing_jwt_is_reported(server: ConjurServer, clock: VirtualClock, tmp_path: Path) -> None:
     config = server.config(tmp_path, jwt=JwtRef("file", str(tmp_path / "absent")))
     conjur = Conjur(config, OwnCredentials(), clock=clock)
     with pytest.raises(AuthorityMisconfigured) as caught:
@@ -505,7 +503,7 @@ async def test_both_variables_come_out_of_one_request(
         (BINARY, BINARY),
     ],
 )
-async def test_what_is_not_a_pair_is_told_without_a_byte_of_it(
+async def test_a_value_that_is_no_pair_is_reported_without_a_byte_of_it(
     server: ConjurServer, clock: VirtualClock, tmp_path: Path, chain: bytes, key: bytes
 ) -> None:
     source = pair_source(server.config(tmp_path), clock)
@@ -606,7 +604,7 @@ def test_any_answer_to_a_login_is_a_token_or_garbage(body: bytes) -> None:
     st.dictionaries(st.sampled_from(["iat", "exp", "sub"]), st.integers() | st.floats() | st.text())
     | st.binary()
 )
-def test_whatever_a_token_says_of_its_life_it_is_between_none_and_the_longest(claims: object) -> None:
+def test_a_tokens_life_is_bounded_for_any_claims(claims: object) -> None:
     raw = claims if isinstance(claims, bytes) else json.dumps(claims).encode()
     payload = base64.urlsafe_b64encode(raw).decode().rstrip("=")
     token = json.dumps({"protected": "e30", "payload": payload, "signature": "AA"}).encode()

@@ -87,7 +87,7 @@ async def test_a_workload_of_every_usual_key_gets_its_leaf(back_end: BackEnd, ki
         assert abs(leaf.not_after - wanted.validity.not_after) <= back_end.coarse
 
 
-async def test_the_door_gets_its_own(back_end: BackEnd) -> None:
+async def test_the_listener_gets_a_serving_certificate(back_end: BackEnd) -> None:
     async with authority_of(back_end) as authority:
         wanted = order(LeafProfile.SERVING)
         leaf = Certificate.from_der((await issue(authority, wanted, back_end)).der)
@@ -129,7 +129,7 @@ async def test_without_a_bundle_it_signs_nothing(back_end: BackEnd) -> None:
             await authority.issue(order())
 
 
-async def test_a_back_end_that_is_gone_is_told_and_comes_back(back_end: BackEnd) -> None:
+async def test_an_outage_of_the_back_end_is_reported_and_it_signs_after_it(back_end: BackEnd) -> None:
     if back_end.cut_off is None:
         kind = back_end.settings.authority.kind
         assert kind in IN_THIS_PROCESS, (
@@ -172,7 +172,7 @@ async def test_nothing_secret_is_ever_shown(back_end: BackEnd, caplog: pytest.Lo
         assert secret not in caplog.text
 
 
-async def test_a_caller_that_gives_up_disturbs_nobody(back_end: BackEnd) -> None:
+async def test_a_cancelled_request_does_not_affect_the_next_one(back_end: BackEnd) -> None:
     async with authority_of(back_end) as authority:
         given_up = [asyncio.create_task(authority.issue(order())) for _ in range(4)]
         await asyncio.sleep(0.002)

@@ -85,7 +85,7 @@ def test_who_is_gone_takes_no_room_although_the_line_never_ends() -> None:
 
 
 @given(JOINS, st.integers(1, 40), st.sets(st.integers(0, 59), max_size=20))
-def test_everybody_is_served_once_or_told(
+def test_every_entry_is_either_served_once_or_sent_away(
     joins: list[tuple[str, int]], room: int, draining: set[int]
 ) -> None:
     turns = RequestQueue[QueueEntry](room)

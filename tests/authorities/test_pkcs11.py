@@ -101,7 +101,7 @@ async def test_a_token_without_raw_rsa_is_given_whole_messages(tmp_path: Path) -
             await signs(await pair.read(), ca)
 
 
-async def test_a_token_that_cannot_sign_so_is_told(tmp_path: Path) -> None:
+async def test_a_token_without_the_signing_mechanism_is_reported(tmp_path: Path) -> None:
     async with soft_hsm(tmp_path / "hsm", mechanisms="CKM_RSA_PKCS") as hsm:
         token = hsm.token(CA.key)
         await hsm.initialise()
@@ -167,7 +167,7 @@ def test_points_are_read_as_the_standard_has_them_and_bare(curve: Any, params: s
         ({Attribute.ALWAYS_AUTHENTICATE: True}, "key_always_authenticates"),
     ],
 )
-async def test_a_key_that_may_not_sign_by_itself_is_told(
+async def test_a_key_that_may_not_sign_unattended_is_reported(
     hsm: SoftHsm, attributes: dict[Attribute, Any], reason: str
 ) -> None:
     token = hsm.token()
@@ -186,7 +186,7 @@ def generate(session: Any, label: str, attributes: dict[Attribute, Any], curve: 
     return parameters.generate_keypair(store=True, label=label, id=b"\x01", private_template=attributes)
 
 
-async def test_a_key_of_another_kind_is_told(hsm: SoftHsm) -> None:
+async def test_a_key_of_another_kind_is_reported(hsm: SoftHsm) -> None:
     token = hsm.token()
     await hsm.initialise()
     await token.session(lambda session: generate(session, "ca", {}, curve="secp521r1"))
@@ -259,7 +259,7 @@ async def test_a_token_is_found_by_label_slot_serial_or_uri(hsm: SoftHsm) -> Non
             await signs(await pair.read())
 
 
-async def test_what_is_not_there_or_there_twice_is_told_apart(hsm: SoftHsm, tmp_path: Path) -> None:
+async def test_missing_and_ambiguous_objects_have_different_reasons(hsm: SoftHsm, tmp_path: Path) -> None:
     token, twin = hsm.token(CA.key, label="twins"), hsm.token(label="twins")
     await hsm.initialise()
     config = token.config(CA)
@@ -341,7 +341,7 @@ async def test_signatures_go_on_when_every_session_is_lost(hsm: SoftHsm) -> None
         assert await pair.read() is read
 
 
-async def test_signatures_go_on_after_somebody_logged_the_process_out(hsm: SoftHsm) -> None:
+async def test_signing_continues_after_the_process_was_logged_out(hsm: SoftHsm) -> None:
     token = hsm.token(CA.key)
     await hsm.initialise()
     async with pair_of(token.config(CA)) as pair:
@@ -361,7 +361,7 @@ async def log_out(token: SoftToken) -> None:
     await token.session(run)
 
 
-async def test_a_key_that_is_taken_away_is_told_and_taken_up_when_it_is_back(hsm: SoftHsm) -> None:
+async def test_a_removed_key_is_reported_and_used_again_once_restored(hsm: SoftHsm) -> None:
     token = hsm.token(CA.key)
     await hsm.initialise()
     async with pair_of(token.config(CA)) as pair:
@@ -436,7 +436,7 @@ async def token_counts_wrong_pins(token: SoftToken) -> bool:
     return await library_of_this_process().thread.run(ask, timeout=PATIENCE)
 
 
-async def test_a_pin_that_is_wrong_when_the_session_is_lost_is_told_by_the_signature(hsm: SoftHsm) -> None:
+async def test_a_wrong_pin_after_a_lost_session_is_reported_by_the_signature(hsm: SoftHsm) -> None:
     token = hsm.token(CA.key)
     await hsm.initialise()
     async with pair_of(token.config(CA)) as pair:
@@ -485,7 +485,7 @@ class OddToken:
         (pkcs11.DeviceError, "hsm_error", 2),
     ],
 )
-async def test_logins_that_fail_are_told_apart(
+async def test_each_login_failure_has_its_own_reason(
     tmp_path: Path, code: type[pkcs11.PKCS11Error], reason: str, asked: int
 ) -> None:
     token = OddToken(code)
@@ -571,7 +571,7 @@ async def test_a_wrong_pin_beside_a_right_one_is_not_shown_to_the_token(hsm: Sof
         assert await token_counts_wrong_pins(token)
 
 
-async def test_each_wrong_pin_is_tried_once_whoever_else_logs_in(hsm: SoftHsm) -> None:
+async def test_each_wrong_pin_is_tried_once_despite_good_logins_in_between(hsm: SoftHsm) -> None:
     token = hsm.token(CA.key)
     await hsm.initialise()
     async with pair_of(with_pin(token, "222222")) as one, pair_of(with_pin(token, "333333")) as other:
@@ -633,7 +633,7 @@ class Device:
         return "result"
 
 
-async def test_a_hang_is_told_in_time_and_blocks_nobody_else() -> None:
+async def test_a_hanging_token_is_reported_in_time_and_does_not_block_the_loop() -> None:
     thread, device = LibraryThread(most_waiting=2), Device()
     try:
         hung = asyncio.create_task(thread.run(device.hang, timeout=0.2))

@@ -66,7 +66,7 @@ async def reason_of(read: object) -> str:
     return caught.value.reason
 
 
-async def test_a_file_that_hangs_is_told_by_every_reader_and_costs_one_thread(file: HangingFile) -> None:
+async def test_a_hanging_file_is_reported_to_every_reader_and_costs_one_thread(file: HangingFile) -> None:
     before = threads()
     assert await reason_of(read_pem_file(file.path)) == "files_hang"
     for _ in range(5):

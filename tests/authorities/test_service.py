@@ -195,7 +195,7 @@ async def test_an_outage_keeps_no_green_and_passes() -> None:
 NO_ANSWER = AuthorityUnavailable("no answer", reason="timeout", remedy="look at the path to it")
 
 
-async def test_a_look_that_failed_stops_nobody_and_is_repeated_soon() -> None:
+async def test_after_a_failed_poll_requests_are_served_and_the_poll_is_repeated_soon() -> None:
     service = Service()
     async with looked(service) as authority:
         usual = authority.pause
@@ -215,7 +215,7 @@ async def test_a_look_that_failed_stops_nobody_and_is_repeated_soon() -> None:
     ("error", "borne"),
     [(NO_ANSWER, TOLERATED), (AuthorityThrottled("429", retry_after=1.0), TOLERATED_THROTTLED)],
 )
-async def test_looks_that_fail_again_and_again_stop_requests(error: FederationError, borne: int) -> None:
+async def test_repeatedly_failed_polls_stop_requests(error: FederationError, borne: int) -> None:
     service = Service()
     async with looked(service) as authority:
         service.sick = error
@@ -235,7 +235,7 @@ async def test_looks_that_fail_again_and_again_stop_requests(error: FederationEr
         assert max(pauses) <= 30
 
 
-async def test_a_request_that_fails_after_a_look_did_says_enough() -> None:
+async def test_a_failed_request_after_a_failed_poll_stops_requests() -> None:
     def lose(_: LeafRequest) -> ServiceAnswer:
         raise AuthorityUncertain("cut off")
 
@@ -254,7 +254,7 @@ async def test_a_request_that_fails_after_a_look_did_says_enough() -> None:
         assert authority.can_sign
 
 
-async def test_what_somebody_has_to_mend_counts_at_once_and_is_not_tried_more_often() -> None:
+async def test_a_misconfiguration_stops_requests_at_once_and_is_not_polled_more_often() -> None:
     service = Service()
     async with looked(service) as authority:
         service.sick = AuthorityMisconfigured("the login is refused", reason="login_refused")
@@ -297,7 +297,7 @@ async def test_a_request_that_is_refused_degrades_until_one_passes() -> None:
         assert authority.describe().state == "ready"
 
 
-async def test_an_issuer_that_ends_within_the_minute_is_told() -> None:
+async def test_an_issuer_that_ends_within_a_minute_is_reported_as_expired() -> None:
     clock = VirtualClock(pki.NOW)
     async with looked(Service(), clock=clock) as authority:
         clock.step((CA.certificate.not_after - pki.NOW).total_seconds() - 30)
@@ -306,7 +306,7 @@ async def test_an_issuer_that_ends_within_the_minute_is_told() -> None:
         assert report.remedy
 
 
-async def test_where_only_a_leaf_tells_the_chain_one_that_ended_is_forgotten() -> None:
+async def test_an_expired_chain_known_only_from_leaves_is_forgotten_at_the_next_poll() -> None:
     """As with cert-manager: the next request finds out that the issuer was repaired, and must not be refused."""
     old = pki.intermediate("ends tomorrow", not_after=pki.NOW + pki.DAY)
     service, clock = Service(), VirtualClock(pki.NOW)
@@ -360,7 +360,7 @@ async def test_a_violation_is_an_alarm(reason: str, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("usage", [pki.BOTH_WAYS, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])])
-async def test_the_doors_certificate_is_a_server_and_nothing_else(usage: x509.ExtendedKeyUsage) -> None:
+async def test_the_listeners_certificate_is_for_a_server_only(usage: x509.ExtendedKeyUsage) -> None:
     service = Service()
     clock = VirtualClock(pki.NOW)
     wanted = order(LeafProfile.SERVING, now=pki.NOW)

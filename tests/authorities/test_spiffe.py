@@ -121,7 +121,7 @@ async def test_keys_of_other_kinds_are_taken_too(
     assert (await api.x509()).chain_pem == leaf.pem
 
 
-async def test_one_look_serves_for_a_while_and_a_rotation_is_seen_soon(
+async def test_one_fetch_is_reused_for_a_while_and_a_rotation_is_seen_soon(
     agent: SpiffeAgent, api: WorkloadApi, clock: VirtualClock
 ) -> None:
     first = await api.x509()
@@ -213,7 +213,7 @@ def both(api: WorkloadApi) -> tuple[Awaitable[object], Awaitable[object]]:
         (grpc.StatusCode.UNKNOWN, "spiffe_error", AuthorityUnavailable),
     ],
 )
-async def test_each_status_is_told_apart_and_nothing_remembers_it(
+async def test_each_status_has_its_own_reason_and_the_next_call_succeeds(
     agent: SpiffeAgent, api: WorkloadApi, code: grpc.StatusCode, reason: str, kind: type[Exception]
 ) -> None:
     agent.status = code, "what the \x1b[31magent\nsays" + "x" * 1000
@@ -250,7 +250,7 @@ async def test_an_identity_that_is_taken_away_is_used_no_more(
     assert len(agent.calls) == 6
 
 
-async def test_an_agent_that_is_not_there_is_told_with_its_socket(clock: VirtualClock) -> None:
+async def test_a_missing_agent_is_reported_with_its_socket(clock: VirtualClock) -> None:
     api = WorkloadApi(SpiffeConfig(socket=Path("/nonexistent/agent.sock")), clock=clock)
     for asked in both(api):
         error = await refused_with(asked)
@@ -291,9 +291,7 @@ async def test_an_agent_that_restarts_is_found_at_once(
     assert (await api.x509()).key_pem
 
 
-async def test_an_agent_that_hangs_keeps_nobody_longer_than_the_timeout(
-    agent: SpiffeAgent, clock: VirtualClock
-) -> None:
+async def test_callers_of_a_hanging_agent_share_one_timeout(agent: SpiffeAgent, clock: VirtualClock) -> None:
     api = WorkloadApi(agent.config(timeout=5.0), clock=clock)
     agent.hang = True
     loop = asyncio.get_running_loop()
@@ -305,7 +303,7 @@ async def test_an_agent_that_hangs_keeps_nobody_longer_than_the_timeout(
     assert (await api.x509()).key_pem
 
 
-async def test_a_caller_that_gives_up_disturbs_nobody(agent: SpiffeAgent, api: WorkloadApi) -> None:
+async def test_a_cancelled_request_does_not_affect_the_next_one(agent: SpiffeAgent, api: WorkloadApi) -> None:
     agent.hang = True
     asked = asyncio.create_task(api.x509())
     while not agent.calls:
@@ -337,7 +335,7 @@ async def test_an_answer_without_svids_is_no_identity(agent: SpiffeAgent, api: W
         assert (await refused_with(asked)).reason == "spiffe_no_identity"
 
 
-async def test_something_that_is_no_grpc_is_told(clock: VirtualClock, agent: SpiffeAgent) -> None:
+async def test_an_answer_that_is_not_grpc_is_reported(clock: VirtualClock, agent: SpiffeAgent) -> None:
     def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
@@ -377,7 +375,7 @@ SERVER_ONLY = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
         ({"private_key": pki.key("a stranger's")}, "not the certificate's"),
     ],
 )
-async def test_a_certificate_that_no_peer_would_accept_is_told_here(
+async def test_a_certificate_that_no_peer_would_accept_is_refused_here(
     agent: SpiffeAgent, api: WorkloadApi, options: dict[str, Any], says: str
 ) -> None:
     leaf = pki.leaf(agent.issuer, HUB, **({"private_key": agent.key} | options))
@@ -412,7 +410,7 @@ def encrypted(key: Any) -> bytes:
         ({"spiffe_id": SECOND}, "one URI"),
     ],
 )
-async def test_a_message_that_holds_no_usable_svid_is_told_without_a_byte_of_it(
+async def test_a_message_without_a_usable_svid_is_reported_without_a_byte_of_it(
     agent: SpiffeAgent, api: WorkloadApi, changes: dict[str, Any], says: str
 ) -> None:
     agent.x509_answer = agent.x509_response(**changes)
@@ -466,7 +464,7 @@ async def test_what_is_no_spiffe_id_of_a_workload_is_refused(
         ({"padding": "x" * MAX_JWT_BYTES}, "at most"),
     ],
 )
-async def test_a_jwt_that_nobody_would_accept_is_told_here(
+async def test_a_jwt_that_no_recipient_would_accept_is_refused_here(
     agent: SpiffeAgent, api: WorkloadApi, changes: dict[str, Any], says: str
 ) -> None:
     agent.jwt_answer = agent.jwt_response((HUB, agent.token(**changes)))
@@ -604,7 +602,7 @@ def test_any_text_as_a_jwt_is_refused_without_showing_it(token: str) -> None:
         ),
     )
 )
-def test_whatever_a_jwt_claims_it_is_good_only_for_who_and_until_when_it_says(
+def test_a_jwt_is_valid_only_for_its_subject_and_until_its_expiry(
     claimed: dict[str, Any],
 ) -> None:
     token = jwt.api_jws.encode(json.dumps(claimed).encode(), "k" * 32, algorithm="HS256")

@@ -137,7 +137,7 @@ async def test_one_bad_answer_is_got_over(server: VaultServer, tmp_path: Path, s
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("", 0.0), ("soon", 0.0), ("99999999", 300.0)])
-async def test_a_quota_is_told_to_the_queue(
+async def test_an_exceeded_quota_is_reported_with_its_retry_after(
     server: VaultServer, tmp_path: Path, header: str, seconds: float
 ) -> None:
     async with hub(server, tmp_path) as kept:
@@ -284,7 +284,7 @@ async def test_an_issuer_that_was_exchanged_for_one_that_ends_sooner(
         assert problem.reason == "issuer_expired"
 
 
-async def test_nobody_listens(server: VaultServer, tmp_path: Path) -> None:
+async def test_a_closed_port_is_reported_as_unreachable(server: VaultServer, tmp_path: Path) -> None:
     async with hub(server, tmp_path) as kept, server.stopped():
         assert (await refused(kept, server)).reason in {"unreachable", "outcome_unknown"}
         problem = await refused(kept, server)
@@ -346,7 +346,7 @@ async def test_a_sign_without_an_answer_is_uncertain(server: VaultServer, tmp_pa
         assert (await kept.issue(ordered(server))).der
 
 
-async def test_a_look_without_an_answer(server: VaultServer, tmp_path: Path) -> None:
+async def test_a_poll_without_an_answer(server: VaultServer, tmp_path: Path) -> None:
     async with hub(server, tmp_path, timeout=6.0) as kept:
         server.fault(JSON, hang=True)
         await kept.refresh()
@@ -465,7 +465,7 @@ async def test_leaves_of_another_time(server: VaultServer, tmp_path: Path) -> No
         assert (await alarm(kept, server)).reason == "outlives_request"
 
 
-async def test_a_chain_to_a_root_that_nobody_pinned(server: VaultServer, tmp_path: Path) -> None:
+async def test_a_chain_to_an_unpinned_root(server: VaultServer, tmp_path: Path) -> None:
     async with hub(server, tmp_path) as kept:
         stranger = authority("a stranger to vault")
         server.pki.signs_with, server.pki.chain_above = stranger, (stranger.root,)
@@ -533,7 +533,9 @@ async def test_a_new_root_is_a_proposal(server: VaultServer, tmp_path: Path) -> 
         assert kept.describe().proposals == []
 
 
-async def test_a_clock_that_is_ahead_is_told_before_it_alarms(server: VaultServer, tmp_path: Path) -> None:
+async def test_a_skewed_clock_of_vault_is_reported_before_leaves_violate(
+    server: VaultServer, tmp_path: Path
+) -> None:
     server.skew = 600
     async with hub(server, tmp_path) as kept:
         report = kept.describe()

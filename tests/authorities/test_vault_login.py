@@ -196,7 +196,9 @@ async def test_a_late_refusal_of_the_old_login_does_not_cost_another(
         await client.close()
 
 
-async def test_whoever_gives_up_takes_no_login_along(server: VaultServer, tmp_path: Path) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_shared_login(
+    server: VaultServer, tmp_path: Path
+) -> None:
     """A wrapped secret_id can be taken out once: a caller's cancellation must not lose it."""
     auth = approle(server, tmp_path, wrapped=server.auth.wrap())
     server.fault("sys/health", 503, "not yet", times=1)
@@ -284,19 +286,19 @@ async def test_the_end_of_a_given_token_is_announced(
 
 
 @pytest.mark.parametrize("renewable", [True, False])
-async def test_the_end_of_a_given_token_is_told_at_every_look(
+async def test_the_coming_end_of_a_given_token_is_reported_at_every_poll(
     server: VaultServer, tmp_path: Path, renewable: bool
 ) -> None:
     server.auth.ttl, server.auth.max_ttl, server.auth.renewable = 3000, 3000, renewable
     _, auth = given_token(server, tmp_path)
     async with hub(server, auth) as kept:
-        told_at = []
+        reported_at = []
         for second in range(30, 3000, 30):
             server.clock.ahead += 30
             await kept.refresh()
             if "cannot be renewed" in kept.describe().detail:
-                told_at.append(second)
-        assert told_at == list(range(2010, 3000, 30))
+                reported_at.append(second)
+        assert reported_at == list(range(2010, 3000, 30))
 
 
 async def test_a_credential_that_cannot_be_read_does_not_end_a_login_that_is_good(
@@ -530,7 +532,7 @@ async def test_a_secret_that_was_wrapped_elsewhere_is_left_alone(
     assert server.auth.logins == 0
 
 
-async def test_a_secret_that_somebody_took_out_before(server: VaultServer, tmp_path: Path) -> None:
+async def test_a_wrapped_secret_that_was_unwrapped_before(server: VaultServer, tmp_path: Path) -> None:
     token = server.auth.wrap()
     auth = approle(server, tmp_path, wrapped=token)
     server.auth.unwrap(token)

@@ -176,7 +176,7 @@ async def test_the_longest_life_is_the_roles(real: Real) -> None:
         assert "max_ttl" in kept.describe().detail
 
 
-async def test_refusals_are_told_apart(real: Real) -> None:
+async def test_refusals_have_different_reasons(real: Real) -> None:
     async with real.hub() as kept:
         problem = await refused(kept, identity=ELSEWHERE)
         assert (type(problem), problem.reason) == (AuthorityRefused, "role_too_narrow")
@@ -220,7 +220,7 @@ async def test_a_quota_throttles(real: Real) -> None:
         await real.operator.do("DELETE", quota)
 
 
-async def test_a_revoked_token_is_told(real: Real) -> None:
+async def test_a_revoked_token_is_reported(real: Real) -> None:
     async with real.hub() as kept:
         assert (await kept.issue(order())).der
         await real.operator.do("POST", "auth/token/revoke", {"token": real.token})

@@ -220,7 +220,9 @@ async def test_a_signature_that_does_not_come_has_issued_nothing(
         assert problem.reason == reason
 
 
-async def test_a_quota_is_told_to_the_queue(server: VaultServer, tmp_path: Path) -> None:
+async def test_an_exceeded_quota_is_reported_with_its_retry_after(
+    server: VaultServer, tmp_path: Path
+) -> None:
     async with hub(server, tmp_path) as kept:
         server.fault(SIGN, 429, "rate limit quota exceeded", headers={"Retry-After": "3"})
         problem = await refused(kept)

@@ -250,7 +250,7 @@ def test_what_is_set_otherwise_is_found(
     assert result[check].remedy
 
 
-def test_an_address_with_a_scheme_is_the_same_door() -> None:
+def test_an_address_with_a_scheme_is_the_same_listener() -> None:
     assert complaints(charts.ztunnel(CA_ADDRESS="https://hub.example.org:15443")) == {}
 
 
@@ -280,7 +280,7 @@ def test_a_cluster_trust_bundle_is_not_expected_where_none_is_published(
         assert results["istio_trust_bundle"] == expected
 
 
-def test_what_is_taken_from_elsewhere_is_unknown_and_not_taken_for_good() -> None:
+def test_a_value_taken_from_elsewhere_is_unknown_and_not_ok() -> None:
     item = charts.istiod()
     for variable in item["spec"]["template"]["spec"]["containers"][0]["env"]:
         if variable["name"] in {"ENABLE_CA_SERVER", "CLUSTER_ID"}:

@@ -58,7 +58,7 @@ def test_the_signer_reaches_api_servers_and_names_only(hub: Tree) -> None:
     ]
 
 
-def test_the_controller_reaches_the_door_as_well(hub: Tree) -> None:
+def test_the_controller_may_connect_to_the_listener(hub: Tree) -> None:
     (to_door,) = [rule for rule in rules(hub, "controller", "egress") if "listener" in ports(rule)]
     (peer,) = to_door["to"]
 

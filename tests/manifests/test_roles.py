@@ -182,7 +182,7 @@ def test_ports_are_those_of_the_configuration_and_of_the_services(hub: Tree, con
         assert service["spec"]["type"] == "ClusterIP"
 
 
-def test_the_controller_reaches_the_door_by_a_name_the_door_can_prove(hub: Tree, config: HubConfig) -> None:
+def test_the_controller_uses_a_listener_name_that_is_in_its_certificate(hub: Tree, config: HubConfig) -> None:
     host, port = hub.arguments("controller")["signer-address"].rsplit(":", 1)
     service = hub.one("Service", "federation-hub")
 

@@ -96,7 +96,7 @@ async def test_a_running_process_stays_with_its_state(source: ConfigSource, file
     assert source.problems == ()
 
 
-async def test_the_door_loses_no_name_while_it_runs_and_gets_more(source: ConfigSource, file: Path) -> None:
+async def test_a_running_listener_loses_no_name_and_may_gain_names(source: ConfigSource, file: Path) -> None:
     before = source.current
     (name,) = before.listener.server_names
     file.write_text(GOOD.replace(f'"{name}"', '"another.example"', 1))

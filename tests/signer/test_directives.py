@@ -50,9 +50,7 @@ async def test_what_is_written_is_followed(poller: TrustPoller, store: FileStore
     assert poller.directives.in_force == third
 
 
-async def test_orders_of_a_controller_that_counts_no_revisions_are_followed(
-    poller: TrustPoller, store: FileStore
-) -> None:
+async def test_directives_without_a_revision_are_followed(poller: TrustPoller, store: FileStore) -> None:
     await store.write("orders", encode(SECOND))
     await poller.poll()
     uncounted = SigningDirectives(rotation=2, state="UNPUBLISHING", issuer="b" * 64, strict=True)
@@ -94,7 +92,7 @@ async def test_what_is_wrong_changes_nothing_and_passes_no_fence(
     assert poller.directives.problem is None
 
 
-async def test_damaged_at_the_start_means_no_orders_at_all(
+async def test_damaged_directives_at_the_start_are_no_directives(
     poller: TrustPoller, store: FileStore, tmp_path: Path
 ) -> None:
     await store.write("orders", encode(SECOND))

@@ -161,7 +161,7 @@ async def test_deliveries_at_once_share_a_write(tmp_path: Path) -> None:
             assert persisted[row] >= leaf.not_after.timestamp()
 
 
-async def test_a_write_that_fails_stops_everybody_who_waits_for_it(tmp_path: Path) -> None:
+async def test_a_failed_write_fails_every_waiting_call(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with world.running() as expiry_bounds:
         await world.ready()
@@ -219,7 +219,7 @@ async def test_nothing_is_covered_before_the_earlier_table_was_read(tmp_path: Pa
         await expiry_bounds.cover(world.leaf())
 
 
-async def test_a_restart_forgets_nothing_and_looks_before_it_relies_on_it(tmp_path: Path) -> None:
+async def test_a_restart_forgets_nothing_and_reads_before_it_relies_on_it(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with world.running() as expiry_bounds:
         await world.ready()
@@ -300,7 +300,7 @@ async def test_what_changes_while_a_bound_is_written_is_seen(
         lambda world: setattr(world, "directives", SigningDirectives(clusters={"west": "b" * 64})),
     ],
 )
-async def test_what_changes_for_others_disturbs_nobody(
+async def test_a_change_for_other_clusters_does_not_affect_this_one(
     tmp_path: Path, change: Callable[[World], None]
 ) -> None:
     world = World(tmp_path)
@@ -311,7 +311,7 @@ async def test_what_changes_for_others_disturbs_nobody(
         assert world.looked == 1
 
 
-async def test_a_fence_that_cannot_look_lets_nothing_pass(tmp_path: Path) -> None:
+async def test_a_revalidation_that_cannot_read_refuses_everything(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with world.running() as expiry_bounds:
         await world.ready()
@@ -344,7 +344,7 @@ async def test_a_signer_that_is_cut_off_does_not_go_on_for_as_long_as_its_longes
             await expiry_bounds.cover(world.leaf(25 * HOUR))
 
 
-async def test_one_look_serves_all_who_ask_meanwhile(tmp_path: Path) -> None:
+async def test_one_read_serves_all_concurrent_revalidations(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with world.running() as expiry_bounds:
         await world.ready()

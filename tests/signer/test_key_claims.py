@@ -57,7 +57,7 @@ def test_who_proved_it_alone_holds_it(
 
 
 @given(steps)
-def test_while_nobody_proved_it_the_first_holds_it(after: list[tuple[str, str, str]]) -> None:
+def test_the_first_publisher_holds_a_key_until_one_is_proved(after: list[tuple[str, str, str]]) -> None:
     claims = KeyClaims()
     claims.published(EAST, [K], at=1000.0)
     apply(claims, [step for step in after if step[0] == "published"], at=1000.0 + SAME_START)

@@ -265,7 +265,7 @@ async def test_a_caller_that_goes_away_ends_its_call(gates: Callable[..., Any], 
     await eventually(lambda: gate.listener.under_way == 0 and gate.server.slots.taken == 0)
 
 
-async def test_a_connection_on_which_nobody_is_proven_is_ended_in_good_order(
+async def test_a_connection_without_a_proven_call_is_closed_gracefully(
     gates: Callable[..., Any],
 ) -> None:
     gate = await gates()
@@ -283,7 +283,7 @@ async def test_a_connection_on_which_nobody_is_proven_is_ended_in_good_order(
 # --- before HTTP/2 ---
 
 
-async def test_handshakes_that_fail_are_counted_and_looks_of_a_load_balancer_are_not(
+async def test_failed_handshakes_are_counted_and_load_balancer_checks_are_not(
     gates: Callable[..., Any],
 ) -> None:
     gate = await gates()
@@ -591,7 +591,7 @@ async def test_what_fails_unexpectedly_ends_its_connection_and_nothing_else(
     assert await gate.ask() == b"reply"
 
 
-async def test_records_that_hold_no_data_end_their_connection_and_hold_up_nobody(
+async def test_records_without_data_end_their_connection_and_delay_no_other(
     gates: Callable[..., Any],
 ) -> None:
     """KeyUpdate (RFC 8446, 4.6.3): OpenSSL takes as many as come before it gives the thread back."""
@@ -675,7 +675,7 @@ async def test_nothing_more_is_read_from_who_does_not_read_and_in_time_it_is_end
 # --- the end of a connection ---
 
 
-async def test_an_idle_connection_is_closed_in_good_order(gates: Callable[..., Any]) -> None:
+async def test_an_idle_connection_is_closed_gracefully(gates: Callable[..., Any]) -> None:
     gate = await gates(max_connection_idle=0.5)
     connection = await gate.raw()
     connection.send(whole(1))
@@ -730,7 +730,7 @@ async def test_a_drain_waits_for_calls_and_for_nothing_else(gates: Callable[...,
     assert connection.bodies[1].endswith(b"reply")
 
 
-async def test_a_drain_ends_in_time_whatever_goes_on(gates: Callable[..., Any]) -> None:
+async def test_a_drain_ends_in_time_despite_open_calls(gates: Callable[..., Any]) -> None:
     gate = await gates()
     gate.listener.hold = asyncio.Event()
     connection = await gate.raw()
@@ -758,7 +758,7 @@ async def test_signers_share_a_port(gates: Callable[..., Any]) -> None:
         await server.stop(0)
 
 
-async def test_a_look_at_the_certificate_is_no_handshake_that_failed(gates: Callable[..., Any]) -> None:
+async def test_fetching_the_certificate_is_no_failed_handshake(gates: Callable[..., Any]) -> None:
     """The controller's proof makes new connections all the time, only to see what they are shown."""
     gate = await gates()
     aim = Aim(gate.address, SERVER_NAME, (gate.ca.root,), 1)

@@ -173,7 +173,7 @@ async def test_refuses_what_may_not_sign(tmp_path: Path, name: str, words: str) 
 CONFINED = pki.confined([x509.DNSName("corp.example")])
 
 
-async def test_an_intermediate_that_may_not_name_the_door_signs_nothing(tmp_path: Path) -> None:
+async def test_an_intermediate_constrained_from_the_listeners_name_signs_nothing(tmp_path: Path) -> None:
     """Every client would refuse the listener's certificate, and all workloads end without one."""
     authority = await loaded(tmp_path, CONFINED, hosts=lambda: ("hub.corp.example", "hub.mesh"))
     report = authority.describe()
@@ -185,7 +185,9 @@ async def test_an_intermediate_that_may_not_name_the_door_signs_nothing(tmp_path
         await authority.issue(order())
 
 
-async def test_one_that_may_not_name_the_door_does_not_take_the_place_of_one_that_may(tmp_path: Path) -> None:
+async def test_an_intermediate_constrained_from_the_listeners_name_does_not_replace_a_good_one(
+    tmp_path: Path,
+) -> None:
     authority = await loaded(tmp_path, CA, hosts=lambda: ("hub.mesh",))
     CONFINED.write(tmp_path)
     await authority.refresh()
@@ -195,7 +197,7 @@ async def test_one_that_may_not_name_the_door_does_not_take_the_place_of_one_tha
     assert (await authority.issue(order())).issuers[0] == CA.certificate
 
 
-async def test_another_name_of_the_door_stops_no_workload(tmp_path: Path) -> None:
+async def test_a_listener_name_outside_the_constraints_stops_no_workload(tmp_path: Path) -> None:
     """What the new name may not have is refused by itself: an edit must stop no one else."""
     hosts = ("hub.corp.example",)
     authority = await loaded(tmp_path, CONFINED, hosts=lambda: hosts)
@@ -211,7 +213,9 @@ async def test_another_name_of_the_door_stops_no_workload(tmp_path: Path) -> Non
     assert (await authority.issue(order(LeafProfile.SERVING, "other.corp.example"))).der
 
 
-async def test_what_tells_whether_an_authority_is_good_is_judged_whoever_built_it(tmp_path: Path) -> None:
+async def test_leaves_that_show_an_authority_is_good_are_verified_even_if_the_hub_built_them(
+    tmp_path: Path,
+) -> None:
     """The leaves of a trial, of ``authority check`` and of the listener: a mistake in building them is found here."""
     good = await loaded(tmp_path, CA)
 
@@ -334,7 +338,7 @@ async def test_broken_files_leave_the_last_good_pair(
     assert authority.describe().state == "ready"
 
 
-async def test_missing_files_and_directories_are_told(tmp_path: Path) -> None:
+async def test_missing_files_and_directories_are_reported(tmp_path: Path) -> None:
     authority = await loaded(tmp_path, CA)
     (tmp_path / "ca-key.pem").unlink()
     (tmp_path / "ca-key.pem").mkdir(mode=0o700)

@@ -92,7 +92,7 @@ async def test_that_there_is_none_is_not_remembered(tmp_path: Path) -> None:
         assert await pods.runs(NODE, CART)
 
 
-async def test_nodes_and_accounts_are_told_apart(tmp_path: Path) -> None:
+async def test_answers_are_for_the_exact_node_and_account(tmp_path: Path) -> None:
     async with asking(tmp_path) as (pods, box, _):
         box.create_pod("shop", "cart-0", "cart")
         assert await pods.runs(NODE, CART)
@@ -104,7 +104,7 @@ async def test_nodes_and_accounts_are_told_apart(tmp_path: Path) -> None:
             assert not await pods.runs(node, account)
 
 
-async def test_one_pod_is_told_from_another_even_within_the_memory(tmp_path: Path) -> None:
+async def test_a_remembered_answer_is_for_the_exact_pod(tmp_path: Path) -> None:
     async with asking(tmp_path) as (pods, box, _):
         first = box.create_pod("shop", "cart-0", "cart")["metadata"]["uid"]
         assert await pods.runs(NODE, CART, uid=first)
@@ -123,7 +123,7 @@ async def test_equal_questions_share_one_answer(tmp_path: Path) -> None:
         assert asked(box) == 1
 
 
-async def test_whoever_goes_away_takes_no_answer_of_others_along(tmp_path: Path) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_shared_answer(tmp_path: Path) -> None:
     async with asking(tmp_path) as (pods, box, _):
         box.create_pod("shop", "cart-0", "cart")
         with lists_get(box, Delay(0.3)):

@@ -298,7 +298,7 @@ async def test_draining_finishes_what_is_under_way(tmp_path: Path) -> None:
         await stopping
 
 
-async def test_the_doors_certificate_is_renewed_in_place(tmp_path: Path) -> None:
+async def test_the_listeners_certificate_is_renewed_in_place(tmp_path: Path) -> None:
     """It was made by clocks that are behind, so that it is due and has not ended when they are set right."""
     clock, behind = AheadClock(), timedelta(seconds=2500)
 
@@ -353,7 +353,7 @@ async def shown_certificate(hub: RunningSigner) -> bytes:
         writer.close()
 
 
-async def test_the_door_shows_its_intermediate_and_nothing_else(tmp_path: Path) -> None:
+async def test_the_listener_presents_its_intermediate_and_no_root(tmp_path: Path) -> None:
     async with running_signer(tmp_path) as hub:
         leaf, *above = hub.serving
         assert await shown_certificate(hub) == leaf.der

@@ -133,7 +133,7 @@ async def rotating(
         yield Rotating(hub, a, b, tokens)
 
 
-async def test_a_successor_is_good_before_its_root_is_published_and_signs_for_nobody(tmp_path: Path) -> None:
+async def test_a_successor_is_ready_before_its_root_is_published_and_signs_nothing(tmp_path: Path) -> None:
     async with rotating(tmp_path) as it:
         await eventually(lambda: it.successor.state == "ready", describe=lambda: it.successor)
         assert it.successor.sha256 == it.b.certificate.sha256
@@ -411,7 +411,7 @@ async def test_a_generation_behind_that_is_not_believed_stops_that_cluster_alone
         assert it.hub.role.report().ready
 
 
-async def test_a_cap_on_lifetimes_holds_for_everybody_and_for_the_door(tmp_path: Path) -> None:
+async def test_a_cap_on_lifetimes_applies_to_workloads_and_the_listener(tmp_path: Path) -> None:
     async with rotating(tmp_path) as it:
         await it.publish(it.a, it.b)
         await it.enter(State.EMERGENCY, ttl_cap=90.0)
@@ -424,7 +424,7 @@ async def test_a_cap_on_lifetimes_holds_for_everybody_and_for_the_door(tmp_path:
         assert (listener.not_after - now).total_seconds() <= 95
 
 
-async def test_the_door_follows_the_same_orders(tmp_path: Path) -> None:
+async def test_the_listener_follows_the_directives(tmp_path: Path) -> None:
     async with rotating(tmp_path) as it:
         await eventually(lambda: it.successor.state == "ready")
         await it.publish(it.a, it.b)
@@ -529,7 +529,7 @@ async def test_what_changes_behind_its_back_is_seen_before_a_leaf_leaves(
         assert ("east", it.a.certificate.sha256, 2) in rows, "the bound only makes the gates more careful"
 
 
-async def test_orders_that_change_while_a_leaf_is_signed(
+async def test_directives_that_change_while_a_leaf_is_signed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with rotating(tmp_path) as it:

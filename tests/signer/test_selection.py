@@ -152,7 +152,7 @@ def test_the_choice(
         (left(C1, sha(B1), State.STABLE), (NEW, one(C1, usable=False)), (B, C), "compromised_authority"),
     ],
 )
-def test_nobody_may_sign(
+def test_no_authority_may_sign(
     directives: SigningDirectives, authorities: tuple[One, ...], anchors: tuple[Certificate, ...], reason: str
 ) -> None:
     with pytest.raises(NotReady) as refused:

@@ -106,7 +106,7 @@ async def test_a_back_end_that_cannot_sign_does_not_take_over(tmp_path: Path) ->
         await eventually(lambda: report_of(hub).kind == "vault", describe=lambda: report_of(hub))
 
 
-async def test_a_role_that_is_missing_is_found_out_before_anybody_depends_on_it(tmp_path: Path) -> None:
+async def test_a_missing_vault_role_is_found_before_the_back_end_is_used(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path)
     async with vault_server(context) as server, running_signer(tmp_path / "hub", ca=server.pki.ca) as hub:
         role = server.pki.roles.pop("mesh-listener")
@@ -143,7 +143,7 @@ async def test_an_outage_opens_the_circuit_and_what_was_issued_stays_good(tmp_pa
             assert leaf.not_after > hub.clock.now()
 
 
-async def test_more_than_the_quota_is_refused_early_and_told(tmp_path: Path) -> None:
+async def test_calls_beyond_the_quota_are_refused_early_and_reported(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path)
     async with vault_server(context) as server:
 
@@ -165,7 +165,7 @@ async def test_more_than_the_quota_is_refused_early_and_told(tmp_path: Path) -> 
             assert hub.refused("east") == {"authority_quota": report.refused_early}
 
 
-async def test_the_doors_own_certificate_comes_from_the_back_end_as_well(tmp_path: Path) -> None:
+async def test_the_listeners_certificate_comes_from_the_back_end_too(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path)
     async with vault_server(context) as server:
 

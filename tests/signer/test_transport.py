@@ -45,7 +45,7 @@ async def test_metadata_that_is_too_large_is_refused(tmp_path: Path) -> None:
         assert hub.role.report().latency.count == 0
 
 
-async def test_past_its_limit_the_door_answers_early(tmp_path: Path) -> None:
+async def test_calls_beyond_the_limit_are_refused_early(tmp_path: Path) -> None:
     setup = reviewing(max_concurrent=4, max_concurrent_per_cluster=4, request_timeout=20)
     async with running_signer(tmp_path, setup=setup) as hub:
         tokens = [hub.pod("east", name=f"bar-{n}") for n in range(8)]
@@ -88,7 +88,7 @@ async def test_one_clusters_storm_leaves_room_for_the_others(tmp_path: Path) -> 
         assert {answer.code for answer in again} == {grpc.StatusCode.OK}, "every slot was left"
 
 
-async def test_a_review_that_ends_with_its_connection_is_told_as_an_outage(tmp_path: Path) -> None:
+async def test_a_review_that_ends_with_its_connection_is_answered_as_an_outage(tmp_path: Path) -> None:
     """Agents retry that; a call that ends without any status would leave them waiting."""
     async with running_signer(tmp_path, setup=reviewing()) as hub:
         tokens = [hub.pod("east", name=f"bar-{number}") for number in range(3)]
@@ -168,7 +168,7 @@ async def handshakes(address: Address, context: ssl.SSLContext) -> bool:
     return alpn == "h2"
 
 
-async def test_garbage_on_the_port_harms_nobody(tmp_path: Path) -> None:
+async def test_garbage_on_the_port_does_not_affect_other_callers(tmp_path: Path) -> None:
     async with running_signer(tmp_path) as hub:
         assert hub.role.address is not None
         for data in (
@@ -184,7 +184,7 @@ async def test_garbage_on_the_port_harms_nobody(tmp_path: Path) -> None:
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
 
 
-async def test_a_taken_port_is_told_and_tried_again(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported_and_retried(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

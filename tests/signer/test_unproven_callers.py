@@ -35,7 +35,7 @@ def raw(hub: RunningSigner) -> RawConnection:
     return RawConnection(hub.role.address, hub.ca.root.pem, SERVER_NAME)
 
 
-async def test_headers_without_a_message_keep_nobody_out(tmp_path: Path) -> None:
+async def test_headers_without_a_message_keep_no_honest_caller_out(tmp_path: Path) -> None:
     async with running_signer(
         tmp_path, setup=with_listener(max_concurrent=8, max_concurrent_per_cluster=8)
     ) as hub:

@@ -141,7 +141,7 @@ async def test_where_pods_are_not_watched_only_certificates_are_counted(tmp_path
         assert assess(life(hub), hub.clock.now().timestamp()).fine
 
 
-async def test_a_restart_forgets_nobody(tmp_path: Path) -> None:
+async def test_a_restart_keeps_all_known_workloads(tmp_path: Path) -> None:
     async with running_signer(tmp_path) as hub:
         pods(hub, "a")
         assert await asks(hub, "a") is grpc.StatusCode.OK
@@ -163,7 +163,7 @@ async def test_a_watch_that_is_down_makes_counts_unknown(tmp_path: Path) -> None
         assert assess(life(hub), hub.clock.now().timestamp()).vitality is Vitality.UNKNOWN
 
 
-async def test_why_callers_are_refused_is_told_until_one_is_served(tmp_path: Path) -> None:
+async def test_why_callers_are_refused_is_reported_until_one_is_served(tmp_path: Path) -> None:
     async with running_signer(tmp_path) as hub:
         pods(hub, "a")
         other = pki.csr_pem(SpiffeId.parse("spiffe://other.example/ns/foo/sa/bar"))
@@ -181,7 +181,7 @@ async def test_why_callers_are_refused_is_told_until_one_is_served(tmp_path: Pat
         assert life(hub).refusal == ""
 
 
-async def test_callers_of_no_registered_cluster_are_told_apart(tmp_path: Path) -> None:
+async def test_callers_of_no_registered_cluster_are_counted_separately(tmp_path: Path) -> None:
     async with running_signer(tmp_path) as hub:
         pods(hub, "a")
         token = hub.clusters["east"].token("foo", "bar", pod="a")

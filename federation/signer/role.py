@@ -362,7 +362,7 @@ class SignerRole:
                     for name, work in (
                         ("configuration", self._follow_configuration()),
                         ("trust", self._poller.run()),
-                        ("horizons", self._expiry_bounds.run()),
+                        ("expiry bounds", self._expiry_bounds.run()),
                         ("callers", self._shared.run()),
                         ("workloads", self._workloads.run()),
                         ("pinned roots", self._roots.run()),

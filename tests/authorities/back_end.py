@@ -57,8 +57,8 @@ class BackEnd:
     signs_without_it: bool = False
 
 
-def surroundings(clock: Clock | None = None) -> BackEndContext:
-    """What every back end is given, real but for its jitter."""
+def back_end_context(clock: Clock | None = None) -> BackEndContext:
+    """The context that every back end is built with; only its jitter is not random."""
     return BackEndContext(
         trust_domain=TRUST_DOMAIN,
         clock=clock or SystemClock(),
@@ -71,8 +71,8 @@ def surroundings(clock: Clock | None = None) -> BackEndContext:
 async def authority_of(
     back_end: BackEnd, *, anchors: Iterable[Certificate] | None = None, clock: Clock | None = None
 ) -> AsyncIterator[ManagedAuthority]:
-    """Its authority, looked at once and closed at the end; it trusts the back end's root."""
-    authority = make_authority(back_end.settings, surroundings(clock))
+    """Its authority, polled once and closed at the end; it trusts the back end's root."""
+    authority = make_authority(back_end.settings, back_end_context(clock))
     try:
         authority.trust((back_end.root,) if anchors is None else anchors)
         await authority.refresh()

@@ -37,7 +37,7 @@ from tests.authorities.aws_world import (
     with_keys,
     without_keys,
 )
-from tests.authorities.back_end import order, surroundings
+from tests.authorities.back_end import back_end_context, order
 from tests.support import pki
 
 ROLE = "arn:aws:iam::123456789012:role/federation-hub"
@@ -193,7 +193,7 @@ async def test_closing_closes_the_credentials_too(world: World, tmp_path: Path) 
             await super().close()
 
     credentials = Watched()
-    source = KmsPair(await world.kms_key(tmp_path), credentials, surroundings())
+    source = KmsPair(await world.kms_key(tmp_path), credentials, back_end_context())
     await source.read()
     await source.close()
     assert credentials.closed == 1

@@ -41,7 +41,7 @@ from tests.authorities.aws_world import (
     refuse,
     with_keys,
 )
-from tests.authorities.back_end import order, surroundings
+from tests.authorities.back_end import back_end_context, order
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ async def test_the_pair_is_one_object_until_something_changes(world: World, tmp_
     config = await world.kms_key(tmp_path)
     clock = now_clock()
     async with AsyncExitStack() as stack:
-        source = KmsPair(config, OwnCredentials(), surroundings(clock))
+        source = KmsPair(config, OwnCredentials(), back_end_context(clock))
         stack.push_async_callback(source.close)
         pair = await source.read()
         for _ in range(3):

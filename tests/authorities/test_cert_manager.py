@@ -38,7 +38,7 @@ from federation.signer.authorities.cert_manager.requests import INSTANCE, LEFTOV
 from federation.signer.authorities.cert_manager.service import CHAIN_MEMORY, CertManager
 from federation.signer.authorities.service import TOLERATED_THROTTLED
 from federation_sandbox.apiserver.faults import Answer, Cut, Effect, Garbage, Gone, Hang
-from tests.authorities.back_end import IDENTITY, authority_of, order, surroundings
+from tests.authorities.back_end import IDENTITY, authority_of, back_end_context, order
 from tests.authorities.cert_manager_controller import wrong_answer
 from tests.authorities.of_cert_manager import ACCOUNT, ISSUER, NAMESPACE, USER, Management, management
 from tests.signer.running_signer import authority, eventually
@@ -349,7 +349,7 @@ async def test_what_could_not_be_removed_is_swept_later(hub: Management) -> None
     clock = VirtualClock(CLOCK.now())
     fault = hub.cluster.faults.inject(Answer.server_error(), verb="delete")
     name = leave(hub, LEFTOVER_AGE + timedelta(minutes=1))
-    service = CertManager(hub.config, surroundings(clock))
+    service = CertManager(hub.config, back_end_context(clock))
     polling = asyncio.create_task(service.poll())
     await eventually(lambda: fault.hits)
     fault.lift()
@@ -576,7 +576,7 @@ async def test_after_a_token_rotation_the_client_reconnects_without_a_refused_re
         recent = hub.cluster.requests.recent
         return sum(entry.info.verb == "watch" and entry.user == USER for entry in recent)
 
-    service = CertManager(hub.config, surroundings())
+    service = CertManager(hub.config, back_end_context())
     try:
         await service.poll()
         await eventually(lambda: watches() == 1)
@@ -739,7 +739,7 @@ async def test_a_status_that_is_none_spoils_one_request_only(hub: Management) ->
 
 
 async def test_nothing_is_asked_of_one_that_was_closed(hub: Management) -> None:
-    service = CertManager(hub.config, replace(surroundings(), jitter=random.Random(3)))
+    service = CertManager(hub.config, replace(back_end_context(), jitter=random.Random(3)))
     await service.close()
     with pytest.raises(AuthorityUnavailable) as caught:
         await service.issue(order())

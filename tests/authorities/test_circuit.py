@@ -29,7 +29,7 @@ from federation.signer.authorities.limiter import (
     LONGEST_PROBE,
     Limiter,
 )
-from tests.authorities.back_end import order, surroundings
+from tests.authorities.back_end import back_end_context, order
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
@@ -93,7 +93,7 @@ def scripted(clock: VirtualClock, *, quota: float = 0.0) -> Scripted:
         jitter=random.Random(7),
         where="inner",
     )
-    return Scripted(surroundings(clock), limiter)
+    return Scripted(back_end_context(clock), limiter)
 
 
 async def refused(authority: Scripted) -> FederationError:

@@ -37,7 +37,7 @@ from federation.signer.authorities.conjur import (
 from federation.signer.authorities.credentials import OwnCredentials
 from federation.signer.authorities.http import HttpAnswer
 from federation_sandbox.apiserver.authentication import ClusterCa
-from tests.authorities.back_end import surroundings
+from tests.authorities.back_end import back_end_context
 from tests.authorities.conjur_server import ACCOUNT, HOST, SERVICE, ConjurServer, conjur_server
 from tests.signer.running_signer import authority
 from tests.support import pki
@@ -121,7 +121,7 @@ async def test_every_read_sees_the_value_of_now(server: ConjurServer, conjur: Co
     assert await conjur.read("vault/password") == b"another"
 
 
-async def test_a_gateway_that_hides_our_wish_for_base64_does_no_harm(
+async def test_text_is_read_from_a_gateway_that_drops_the_header_asking_for_base64(
     server: ConjurServer, conjur: Conjur
 ) -> None:
     server.base64_understood = False
@@ -525,7 +525,7 @@ async def test_a_rotation_that_is_half_done_is_not_taken_up_and_then_it_is(
     old, new = authority("old"), authority("new")
     put(server, old)
     settings = AuthoritySettings(PAIR, conjur=server.config(tmp_path))
-    kept = make_authority(settings, surroundings())  # its certificates live by the system's clock
+    kept = make_authority(settings, back_end_context())  # its certificates live by the system's clock
     kept.trust((old.root, new.root))
     await kept.refresh()
     report = kept.describe()
@@ -548,7 +548,7 @@ async def test_it_goes_on_signing_while_conjur_is_away_and_says_so(
 ) -> None:
     ca = authority("kept")
     put(server, ca)
-    kept = make_authority(AuthoritySettings(PAIR, conjur=server.config(tmp_path)), surroundings())
+    kept = make_authority(AuthoritySettings(PAIR, conjur=server.config(tmp_path)), back_end_context())
     kept.trust((ca.root,))
     await kept.refresh()
     async with server.down():
@@ -564,7 +564,9 @@ async def test_it_goes_on_signing_while_conjur_is_away_and_says_so(
 async def test_it_is_looked_at_as_often_as_the_configuration_says(
     server: ConjurServer, tmp_path: Path
 ) -> None:
-    kept = make_authority(AuthoritySettings(PAIR, conjur=server.config(tmp_path, poll=17.0)), surroundings())
+    kept = make_authority(
+        AuthoritySettings(PAIR, conjur=server.config(tmp_path, poll=17.0)), back_end_context()
+    )
     assert kept.pause == 17.0
     await kept.close()
 

@@ -35,7 +35,7 @@ from federation.signer.authorities.authority import (
     issue_checked,
 )
 from federation.signer.authorities.service import SOON, TOLERATED, TOLERATED_THROTTLED, ServiceAuthority
-from tests.authorities.back_end import SERVER_NAME, order, surroundings
+from tests.authorities.back_end import SERVER_NAME, back_end_context, order
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
@@ -109,7 +109,7 @@ async def looked(
             name="pki",
             kind="test",
             poll_seconds=30.0,
-            context=surroundings(clock or VirtualClock(pki.NOW)),
+            context=back_end_context(clock or VirtualClock(pki.NOW)),
         ),
     )
     authority.trust(anchors)

@@ -19,7 +19,7 @@ from federation.signer.authorities.credentials import ClientPair, OwnCredentials
 from federation.signer.authorities.service import TOLERATED
 from federation.signer.authorities.vault.client import VaultClient, transport_security
 from federation.signer.authorities.vault.login import VaultLogin, granted
-from tests.authorities.back_end import order, surroundings
+from tests.authorities.back_end import back_end_context, order
 from tests.authorities.vault_hub import (
     approle,
     by_certificate,
@@ -94,7 +94,7 @@ async def test_a_lease_is_renewed_at_about_two_thirds(server: VaultServer, tmp_p
 
 
 def test_renewals_do_not_come_together() -> None:
-    jitter = surroundings().jitter
+    jitter = back_end_context().jitter
     due = [granted("t", 1000, renewable=True, now=0, jitter=jitter).due for _ in range(50)]
     assert 600 <= min(due) < 640
     assert 680 < max(due) <= 720
@@ -169,7 +169,7 @@ async def test_a_revoked_login_costs_one_new_login_for_all(server: VaultServer, 
 async def test_a_late_refusal_of_the_old_login_does_not_cost_another(
     server: VaultServer, tmp_path: Path
 ) -> None:
-    auth, around = approle(server, tmp_path), surroundings(server.clock)
+    auth, around = approle(server, tmp_path), back_end_context(server.clock)
     server_config = pki_config(server, auth).server
     client = VaultClient(
         server_config,

@@ -24,7 +24,7 @@ from federation.core.pki.pem import encode_certificates
 from federation.signer.authorities.authority import AuthoritySettings, ManagedAuthority
 from federation.signer.authorities.back_ends import own_credentials
 from federation.signer.authorities.vault.transit import TransitPair
-from tests.authorities.back_end import order, surroundings
+from tests.authorities.back_end import back_end_context, order
 from tests.authorities.vault_engines import TransitKey
 from tests.authorities.vault_hub import given_token, hub_of, transit_config
 from tests.authorities.vault_keys import intermediate_for
@@ -109,7 +109,7 @@ async def test_no_version_of_the_key_is_that_of_the_chain(server: VaultServer, t
 
 async def test_the_pair_is_the_same_object_until_it_changes(server: VaultServer, tmp_path: Path) -> None:
     config, _ = transit_config(server, given_token(server, tmp_path)[1], tmp_path)
-    around = surroundings()
+    around = back_end_context()
     pair = TransitPair(config, own_credentials(AuthoritySettings(config), around), around)
     try:
         first = await pair.read()

@@ -51,7 +51,7 @@ from federation.signer.authorities.authority import (
 )
 from federation.signer.authorities.authority_set import AuthoritySlot, SlotContext
 from tests.authorities.aws_world import with_keys
-from tests.authorities.back_end import SERVER_NAME, order, surroundings
+from tests.authorities.back_end import SERVER_NAME, back_end_context, order
 from tests.authorities.real_vault import ADDRESS
 from tests.bench.callers import Crowd, Load, cycle
 from tests.bench.limits import Limit, limit_of
@@ -138,7 +138,7 @@ async def hub_limit(directory: Path) -> AsyncIterator[HubLimit]:
 @asynccontextmanager
 async def kept(settings: AuthoritySettings, root: Certificate) -> AsyncIterator[ManagedAuthority]:
     """The authority as a signer's slot makes it, ready to sign."""
-    back_ends = replace(surroundings(), hosts=lambda: (SERVER_NAME,))
+    back_ends = replace(back_end_context(), hosts=lambda: (SERVER_NAME,))
     context = SlotContext(back_ends=back_ends, deadline=DEADLINE, lifetime=lambda: 3600.0)
     slot = AuthoritySlot(settings, context, on_change=lambda: None)
     slot.trust((root,))

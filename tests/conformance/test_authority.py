@@ -32,7 +32,7 @@ from federation.signer.authorities.authority import (
 )
 from federation.signer.authorities.back_ends import make_authority
 from federation.signer.authorities.limiter import Limiter
-from tests.authorities.back_end import surroundings
+from tests.authorities.back_end import back_end_context
 from tests.signer.running_signer import Answer, RunningSigner, authority, identity_of, running_signer
 from tests.support import pki
 
@@ -128,7 +128,7 @@ async def exchanging(
 
 
 async def ask(hub: RunningSigner, back_end: Exchanged, answer: Callable[[LeafRequest], IssuedLeaf]) -> Answer:
-    back_end.current = BackEnd(answer, surroundings())
+    back_end.current = BackEnd(answer, back_end_context())
     return await hub.ask("east", hub.pod("east"))
 
 

@@ -107,7 +107,7 @@ def test_shapes_of_secrets(text: str) -> None:
 
 
 @given(st.text(max_size=80), st.text(max_size=80))
-def test_a_token_is_found_in_any_surroundings(before: str, after: str) -> None:
+def test_a_token_is_redacted_from_any_text_around_it(before: str, after: str) -> None:
     assert TOKEN not in redact(f"{before} {TOKEN} {after}")
 
 

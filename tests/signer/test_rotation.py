@@ -445,7 +445,7 @@ async def test_a_kill_forgets_nothing(tmp_path: Path) -> None:
         await it.enter(State.CANARY, clusters={"west": it.b.certificate.sha256})
         answers = {name: await it.ask(name) for name in ("east", "west")}
         await hub.kill()
-        rows = await horizon_rows(hub)
+        rows = await expiry_bound_rows(hub)
         for name, ca in (("east", it.a), ("west", it.b)):
             assert rows[name, ca.certificate.sha256, 2] >= answers[name].leaf.not_after.timestamp()
         assert await hub.stored_report() is not None, "it did not end in good order"
@@ -460,7 +460,7 @@ async def test_a_kill_forgets_nothing(tmp_path: Path) -> None:
         await hub.ready()
         await eventually(lambda: it.successor.state == "ready")
         assert await it.signers() == ("a", "b")
-        after = await horizon_rows(hub)
+        after = await expiry_bound_rows(hub)
         assert all(after[key] >= until for key, until in rows.items())
 
 
@@ -482,7 +482,7 @@ async def test_bounds_that_cannot_be_read_at_the_start_stop_issuing(tmp_path: Pa
         assert await it.signers() == ("a", "a")
 
 
-async def horizon_rows(hub: RunningSigner) -> dict[tuple[str, str, int], float]:
+async def expiry_bound_rows(hub: RunningSigner) -> dict[tuple[str, str, int], float]:
     stored = await hub.store.read("horizons/signer-0")
     assert stored is not None
     rows = decode(stored.data, ExpiryBoundTable, key="horizons/signer-0").rows
@@ -518,7 +518,7 @@ async def test_what_changes_behind_its_back_is_seen_before_a_leaf_leaves(
         monkeypatch.setattr(hub.store, "write", and_then)
         answer = await it.ask("east")
         assert done.is_set()
-        rows = await horizon_rows(hub)
+        rows = await expiry_bound_rows(hub)
         if what == "orders":
             assert it.signed_by(answer) == "b"
         elif what == "generation":

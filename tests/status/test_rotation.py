@@ -671,7 +671,7 @@ def test_no_takeover_is_asked_for_of_a_quarantined_cluster() -> None:
         lambda w: w.edit_leader(rotation=replace(w.leader.rotation, computed=T - 300)),
         lambda w: w.edit_leader(rotation=replace(w.leader.rotation, dropping={"cd" * 32: [UNDECLARED]})),
     ],
-    ids=["no leader", "not looked at lately", "not in the bundle"],
+    ids=["no leader", "not evaluated recently", "not in the bundle"],
 )
 def test_member_cas_without_a_current_report_are_not_shown(
     stale_reason: Callable[[World], None],

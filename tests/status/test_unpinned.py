@@ -57,7 +57,7 @@ def test_an_anchor_that_time_alone_does_not_remove_is_a_warning() -> None:
         lambda w: w.edit_leader(updated=T - 300),
         lambda w: w.edit_leader(rotation=replace(w.leader.rotation, computed=T - 300)),
     ],
-    ids=["no leader", "not looked at lately"],
+    ids=["no leader", "not evaluated recently"],
 )
 def test_without_a_current_report_what_still_needs_the_anchor_is_unknown(
     stale_reason: Callable[[World], None],

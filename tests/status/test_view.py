@@ -1,4 +1,4 @@
-"""The verdict: healthy where everything was read back lately, and never where anything is unknown or stale."""
+"""The verdict: healthy if everything was read back recently, and never if anything is unknown or stale."""
 
 from __future__ import annotations
 

@@ -61,15 +61,39 @@ Decode: TypeAlias = Callable[[Payload], Item[T]]
 """Takes an object apart; raises :class:`msgspec.MsgspecError` where it is not one."""
 
 
+def pack_uid(uid: str) -> bytes | str:
+    """A UID as it is kept: 16 bytes for one that Kubernetes made (RFC 9562), the text of any other."""
+    if len(uid) == UUID_CHARACTERS:
+        digits = uid.replace("-", "")
+        if len(digits) == 32 and _LOWER_HEX.issuperset(digits) and uid == _uuid(digits):
+            return bytes.fromhex(digits)
+    return uid
+
+
+def _uuid(digits: str) -> str:
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+UUID_CHARACTERS: Final = 36
+_LOWER_HEX: Final = frozenset("0123456789abcdef")
+
+
 class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
-    """The metadata of one object. ``deletion`` is its deletionTimestamp in seconds since the epoch."""
+    """The metadata of one object. ``deletion`` is its deletionTimestamp in seconds since the epoch.
+
+    A signer keeps one of these for every pod of the mesh, a million in a large one: so the UID is packed.
+    """
 
     namespace: str
     name: str
-    uid: str
-    resource_version: str
+    packed_uid: bytes | str
     deletion: float | None = None
     label_pairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def uid(self) -> str:
+        """The UID as the API server writes it."""
+        return self.packed_uid if isinstance(self.packed_uid, str) else _uuid(self.packed_uid.hex())
 
     @property
     def labels(self) -> dict[str, str]:
@@ -165,7 +189,7 @@ def metadata_decoder(labels: Collection[str] = ()) -> Decode[ObjectMeta]:
                 if k in kept and len(v) <= MAX_LABEL_VALUE
             )
         deletion = meta.deletion_timestamp.timestamp() if meta.deletion_timestamp else None
-        value = ObjectMeta(key.namespace, key.name, meta.uid, meta.resource_version, deletion, pairs)
+        value = ObjectMeta(key.namespace, key.name, pack_uid(meta.uid), deletion, pairs)
         return Item(key, meta.resource_version, value)
 
     return item
@@ -200,12 +224,14 @@ _decode_wire_pod: Final = msgspec.json.Decoder(_WirePod).decode
 def decode_pod(payload: Payload) -> Item[PodMeta]:
     """A pod's metadata without labels."""
     meta = _decode_wire_pod(payload).metadata
-    key, marks = key_of(meta), meta.annotations or _NO_ANNOTATIONS
+    key = ObjectKey(
+        sys.intern(meta.namespace), meta.name
+    )  # names of pods do not repeat: the table would only grow
+    marks = meta.annotations or _NO_ANNOTATIONS
     value = PodMeta(
         key.namespace,
         key.name,
-        meta.uid,
-        meta.resource_version,
+        pack_uid(meta.uid),
         meta.deletion_timestamp.timestamp() if meta.deletion_timestamp else None,
         created=meta.creation_timestamp.timestamp() if meta.creation_timestamp else 0.0,
         sidecar=bool(marks.sidecar),

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
 from kubernetes_asyncio.client import ApiClient, Configuration
 
-from federation.kubernetes.objects import ObjectKey, decode_metadata, metadata_decoder
+from federation.kubernetes.objects import (
+    ObjectKey,
+    ObjectMeta,
+    decode_metadata,
+    decode_pod,
+    metadata_decoder,
+    pack_uid,
+)
 
 COUNT = 500
 
@@ -79,3 +91,41 @@ async def test_a_cached_namespace_takes_at_most_a_seventh_of_the_librarys_model(
     assert bytes_each(ours) * 7 <= theirs
     assert bytes_each(with_labels) * 7 <= theirs
     assert bytes_each(ours) < 700
+
+
+@given(st.one_of(st.uuids().map(str), st.uuids().map(lambda u: str(u).upper()), st.text(max_size=40)))
+def test_a_uid_is_kept_packed_and_read_as_it_was(uid: str) -> None:
+    meta = ObjectMeta("shop", "cart-0", pack_uid(uid))
+    assert meta.uid == uid
+    assert (sys.getsizeof(meta.packed_uid) < 50) >= (len(uid) == 36 and uid == str_of_uuid(uid))
+
+
+def str_of_uuid(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return ""
+
+
+@given(st.text("0123456789abcdefABCDEF-{}", max_size=38), st.text("0123456789abcdefABCDEF-{}", max_size=38))
+def test_only_the_same_uid_is_equal(one: str, other: str) -> None:
+    assert (pack_uid(one) == pack_uid(other)) == (one == other)
+
+
+def test_a_cached_pod_takes_little_since_a_signer_keeps_every_one() -> None:
+    raw = [
+        msgspec.json.encode(
+            {
+                "metadata": {
+                    "name": f"reviews-v1-{number:010x}-{number % 97:05x}",
+                    "namespace": f"team-{number % 10}",
+                    "uid": str(UUID(int=number)),
+                    "resourceVersion": str(880_000 + number),
+                    "creationTimestamp": "2026-03-01T09:00:00Z",
+                }
+            }
+        )
+        for number in range(COUNT)
+    ]
+    decode_pod(raw[0])
+    assert bytes_each(lambda: {item.key: item.value for item in map(decode_pod, raw)}) < 420

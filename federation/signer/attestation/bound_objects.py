@@ -33,6 +33,7 @@ from federation.kubernetes.objects import (
     decode_metadata,
     decode_page,
     decode_pod,
+    pack_uid,
 )
 from federation.kubernetes.reflector import MAX_PAGE_BYTES, Reflector
 from federation.kubernetes.session import ClusterSession
@@ -187,7 +188,7 @@ def _is_bound_to_unwatched(bound: KubernetesClaim) -> bool:
 
 
 def _state(seen: ObjectMeta | None, wanted: BoundObject, now: float) -> Existence:
-    if seen is None or seen.uid != wanted.uid:
+    if seen is None or seen.packed_uid != pack_uid(wanted.uid):
         return Existence.NOT_SEEN
     if seen.deletion is not None and seen.deletion + LEEWAY < now:
         return Existence.DELETED

@@ -21,7 +21,22 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from federation.core.errors import MORE_FILES
+
 T = TypeVar("T")
+
+_NO_MORE_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+def is_out_of_files(error: BaseException | None) -> bool:
+    """Whether it is the process, or the system, that may open no more files: the file itself may be as it should."""
+    return isinstance(error, OSError) and error.errno in _NO_MORE_FILES
+
+
+def remedy_of(error: OSError, otherwise: str) -> str:
+    """What to do about a file that cannot be opened; ``otherwise`` where it is that file which is wrong."""
+    return MORE_FILES if is_out_of_files(error) else otherwise
+
 
 MAX_THREADS: Final = 16
 """Calls under way at once; the others wait. Where all of them hang, that disk is given no more threads."""

@@ -29,7 +29,7 @@ from federation.core.documents.trust import Proposal
 from federation.core.errors import ConfigurationError, FederationError, InvalidValue, Mistake
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
-from federation.files import read_now
+from federation.files import read_now, remedy_of
 from federation.status.model import BundleView, ControllerView
 from federation.status.rotation_model import UnpinnedView
 from federation.status.text import printable
@@ -169,7 +169,9 @@ def _reported(path: Path) -> Iterator[None]:
         raise FederationError(
             f"cannot be read or written: {error.strerror or type(error).__name__}",
             where=str(error.filename or path),
-            remedy=_REMEDIES.get(error.errno or 0, "check the path, its permissions and the disk"),
+            remedy=_REMEDIES.get(
+                error.errno or 0, remedy_of(error, "check the path, its permissions and the disk")
+            ),
         ) from error
 
 

@@ -24,6 +24,7 @@ from federation.core.documents.keys import CONTROLLERS
 from federation.core.documents.trust import Proposal
 from federation.core.errors import StateUnavailable
 from federation.runtime.config_source import ConfigSource
+from federation.runtime.processes import OpenFiles
 from federation.state.store import StateStore
 
 _logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class ControllerRole:
         self._started = clock.now().timestamp()
         self._leader: Leader | None = None
         self._cannot_lead = ""
+        self._open_files = OpenFiles(clock)
         self._reports = ReportWriter(
             store,
             self._key,
@@ -105,6 +107,8 @@ class ControllerRole:
             config_problems=list(self._config.problems),
             warnings=list(config.warnings),
             proposals=self._earlier,
+            open_files=self._open_files.count,
+            open_files_limit=self._open_files.limit,
         )
         if leader is None:
             return base
@@ -129,6 +133,8 @@ class ControllerRole:
             proposals_problems=leader.proposals_problems,
             rotation=leader.rotation.report,
             listener=leader.listener,
+            open_files=base.open_files,
+            open_files_limit=base.open_files_limit,
         )
 
     @property

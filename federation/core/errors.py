@@ -4,6 +4,7 @@
 
     FederationError
     ├── ConfigurationError        what an operator wrote cannot be used (all findings at once)
+    │   └── OutOfFiles            it could not be read, because this process may open no more files
     ├── InvalidValue              a value that cannot exist: identity, fingerprint, PEM, certificate
     ├── Refused                   the caller is at fault; asking again will not help
     │   ├── AttestationRefused    the caller did not prove who it is
@@ -43,7 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class FederationError(Exception):
@@ -98,6 +99,25 @@ class ConfigurationError(FederationError):
     def diagnostics(self) -> str:
         """Every finding on a line of its own."""
         return "\n".join(str(finding) for finding in self.findings)
+
+
+OPEN_FILES: Final = "open_files"
+"""The reason of an error that the process may open no more files: nothing is wrong with what it wanted to open."""
+
+MORE_FILES: Final = (
+    "raise the limit of open files of the hub's processes: LimitNOFILE= of a systemd unit, the nofile ulimit of a "
+    "container, `ulimit -Hn` of a shell; each takes what the hard limit allows once it is restarted"
+)
+
+
+class OutOfFiles(ConfigurationError):
+    """What is configured could not be opened, because this process may open no more files."""
+
+    default_reason = OPEN_FILES
+
+    def __init__(self, file: str, key: str, why: str) -> None:
+        super().__init__([Mistake(file, key, f"this process may open no more files ({why})", MORE_FILES)])
+        self.remedy = MORE_FILES
 
 
 class InvalidValue(FederationError):

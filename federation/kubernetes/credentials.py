@@ -34,10 +34,11 @@ from federation.core.errors import (
     FederationError,
     InvalidValue,
     Mistake,
+    OutOfFiles,
 )
 from federation.core.identity import ClusterName
 from federation.core.pki.pem import der_blocks
-from federation.files import READ_TIMEOUT, read_bounded, read_in_time
+from federation.files import READ_TIMEOUT, is_out_of_files, read_bounded, read_in_time
 from federation.kubernetes.exec_plugin import PluginCredential, run_plugin
 from federation.kubernetes.kubeconfig import (
     MAX_KUBECONFIG_BYTES,
@@ -96,6 +97,8 @@ def _load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes, *, wher
         with private_file(certificate.rstrip() + b"\n" + key) as path:
             context.load_cert_chain(path, password=_refuse_password)
     except (ssl.SSLError, ValueError, OSError) as error:
+        if is_out_of_files(error):
+            raise OutOfFiles(where, "client-key", str(error)) from None
         raise InvalidValue(
             f"client certificate and key cannot be used together ({_reason(error)})",
             where=where,
@@ -417,6 +420,8 @@ def _read_file(path: Path, source: str, key: str, limit: int) -> bytes:
         content = read_bounded(path, limit)
     except (OSError, ValueError) as error:
         why = (isinstance(error, OSError) and error.strerror) or "not a file name"
+        if is_out_of_files(error):
+            raise OutOfFiles(source, key, why) from None
         remedy = "check the path, and that the hub's user may read the file"
         raise _refused(source, key, f"{str(path)!r} cannot be read: {why}", remedy) from None
     if len(content) > limit:

@@ -21,7 +21,7 @@ from typing import Annotated, Final
 import msgspec
 
 from federation.core.errors import ClusterUnauthorized, InvalidValue
-from federation.files import read_bounded, read_in_time
+from federation.files import read_bounded, read_in_time, remedy_of
 from federation.kubernetes.kubeconfig import ClusterInfo, ExecPlugin, without_nulls
 from federation.kubernetes.safe_yaml import load_yaml
 
@@ -95,7 +95,8 @@ async def run_plugin(
             start_new_session=True,
         )
     except OSError as error:
-        raise _failed(plugin, where, f"cannot be started ({error.strerror})") from None
+        remedy = remedy_of(error, RUN_IT)
+        raise _failed(plugin, where, f"cannot be started ({error.strerror})", remedy) from None
     try:
         async with asyncio.timeout(timeout):
             output = await _read_bounded(process)
@@ -197,10 +198,13 @@ def _parse(output: bytes, plugin: ExecPlugin, where: str) -> PluginCredential:
     )
 
 
-def _failed(plugin: ExecPlugin, where: str, what: str) -> ClusterUnauthorized:
+RUN_IT: Final = "run the command by hand as the hub's user; its output is kept out of every log"
+
+
+def _failed(plugin: ExecPlugin, where: str, what: str, remedy: str = RUN_IT) -> ClusterUnauthorized:
     return ClusterUnauthorized(
         f"the exec plugin {plugin.command[:100]!r} {what}",
         where=where,
-        remedy="run the command by hand as the hub's user; its output is kept out of every log",
+        remedy=remedy,
         reason="exec_plugin",
     )

@@ -22,6 +22,8 @@ from yarl import URL
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import (
+    MORE_FILES,
+    OPEN_FILES,
     ClusterError,
     ClusterGarbage,
     ClusterInvalid,
@@ -30,8 +32,10 @@ from federation.core.errors import (
     ClusterUnauthorized,
     ClusterUnreachable,
     ConfigurationError,
+    OutOfFiles,
 )
 from federation.core.identity import ClusterName
+from federation.files import is_out_of_files
 from federation.kubernetes.answers import error_for, harmless
 from federation.kubernetes.budget import CpuBudget, Unlimited
 from federation.kubernetes.credentials import Access, LoadedCredentials, load_credentials
@@ -309,6 +313,8 @@ class ClusterSession:
     async def _access(self, what: str, *, renew: bool) -> Access:
         try:
             return await self._credentials.access(renew=renew)
+        except OutOfFiles as error:
+            raise self._out_of_files(what) from error
         except ConfigurationError as error:
             raise ClusterUnauthorized(f"{what}: {error}", where=self._where, remedy=error.remedy) from error
 
@@ -353,6 +359,11 @@ class ClusterSession:
 
     def _failure(self, error: Exception, what: str, limit: float) -> ClusterError:
         """The typed error for an exception of aiohttp, the socket or the timeout."""
+        if is_out_of_files(error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error):
+            return self._out_of_files(what)
+        return self._failure_of_cluster(error, what, limit)
+
+    def _failure_of_cluster(self, error: Exception, what: str, limit: float) -> ClusterError:
         said = harmless(str(error), secret=self.token_sent)
         text = f"{what}: {said or type(error).__name__}"
         match error:
@@ -384,6 +395,15 @@ class ClusterSession:
                 )
             case _:
                 return ClusterUnreachable(text, where=self._where)
+
+    def _out_of_files(self, what: str) -> ClusterUnreachable:
+        """Nothing is wrong with the cluster, nor with its kubeconfig."""
+        return ClusterUnreachable(
+            f"{what}: no connection: this process may open no more files",
+            where=self._where,
+            reason=OPEN_FILES,
+            remedy=MORE_FILES,
+        )
 
     def _note_clock(self, response: aiohttp.ClientResponse) -> None:
         now = self._clock.monotonic()

@@ -13,7 +13,7 @@ from federation.core.config.hub import HubConfig
 from federation.core.config.load import MAX_BYTES, parse_config
 from federation.core.errors import ConfigurationError, Mistake
 from federation.core.identity import another_mesh
-from federation.files import READ_TIMEOUT, read_bounded, read_in_time
+from federation.files import READ_TIMEOUT, read_bounded, read_in_time, remedy_of
 
 _logger = logging.getLogger(__name__)
 
@@ -182,6 +182,7 @@ class ConfigSource:
         except UnicodeDecodeError:
             problem, remedy = "is not UTF-8", "save it as UTF-8"
         except OSError as error:
-            problem, remedy = f"cannot be read: {error.strerror}", "check the path and its permissions"
+            problem = f"cannot be read: {error.strerror}"
+            remedy = remedy_of(error, "check the path and its permissions")
         self._seen = None
         raise ConfigurationError([Mistake(str(self.path), "", problem, remedy)])

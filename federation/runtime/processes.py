@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 
 from federation.core.clock import Clock
@@ -345,3 +346,40 @@ def raise_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         return hard
     return soft
+
+
+FILES_COUNTED_FOR: Final = 2.0
+"""Seconds for which a count of open files is used again: where it takes a list, that has an entry for each."""
+
+_OPEN: Final = (Path("/proc/self/fd"), Path("/dev/fd"))  # Linux, and others
+
+
+class OpenFiles:
+    """How many files this process has open, of how many; sockets are files as well. 0 where it cannot be known."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._counted_at = float("-inf")
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """Files and connections that are open."""
+        now = self._clock.monotonic()
+        if now - self._counted_at >= FILES_COUNTED_FOR:
+            self._counted_at, self._count = now, _count_files()
+        return self._count
+
+    @property
+    def limit(self) -> int:
+        """How many there may be; 0 where nothing limits them."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return 0 if soft == resource.RLIM_INFINITY else soft
+
+
+def _count_files() -> int:
+    for directory in _OPEN:
+        with contextlib.suppress(OSError):
+            # Linux says it as the size since 6.2; else they are listed.
+            return directory.stat().st_size or sum(1 for _ in directory.iterdir())
+    return 0

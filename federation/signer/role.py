@@ -41,6 +41,7 @@ from federation.core.documents.signer import (
 from federation.core.errors import FederationError, NotReady, StateUnavailable
 from federation.kubernetes.budget import Budgets
 from federation.runtime.config_source import ConfigSource
+from federation.runtime.processes import OpenFiles
 from federation.signer.accounting import NO_CLUSTER, Accounting, Renewals
 from federation.signer.attestation.attestor import AUTO, REVIEW, ClusterAttestor
 from federation.signer.attestation.token_keys import KeyClaims
@@ -335,6 +336,7 @@ class SignerRole:
         )
         self._rejected_calls = RejectedCalls(clock)
         self._connections_refused = RejectedCalls(clock)
+        self._open_files = OpenFiles(clock)
         self._listener = RunningListener(
             IstioCaService(
                 self._issuance, RefusalLog(clock), self._rejected_calls, self._connections_refused
@@ -441,6 +443,8 @@ class SignerRole:
             shared_keys=self._routing.shared_keys(),
             rejected_calls=self._rejected_calls.report(),
             connections_refused=self._connections_refused.report(),
+            open_files=self._open_files.count,
+            open_files_limit=self._open_files.limit,
             latency=self._accounting.latency,
         )
 

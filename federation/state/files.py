@@ -39,7 +39,7 @@ from typing import Final, TypeVar
 from federation.core.clock import Clock
 from federation.core.documents.keys import StateDamaged
 from federation.core.errors import InvalidValue, StateUnavailable
-from federation.files import Abandoned
+from federation.files import Abandoned, remedy_of
 from federation.state.record import MAX_FILE_BYTES, pack, unpack
 from federation.state.store import DiskCalls, Leadership, StateConflict, Stored
 
@@ -69,7 +69,8 @@ def reported(where: Path) -> Iterator[None]:
             f"{os.strerror(error.errno) if error.errno else error}",
             where=str(where),
             remedy=_REMEDIES.get(
-                error.errno or 0, "check the disk and the permissions of the state directory"
+                error.errno or 0,
+                remedy_of(error, "check the disk and the permissions of the state directory"),
             ),
         ) from error
 

@@ -138,6 +138,18 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
             [((r,), s.started) for r, s in each],
         ),
         gauge(
+            "federation_signer_open_files",
+            "Files and connections that the signer has open.",
+            ("replica",),
+            [((r,), s.open_files) for r, s in each if s.open_files],
+        ),
+        gauge(
+            "federation_signer_open_files_limit",
+            "How many files and connections the signer's process may have open.",
+            ("replica",),
+            [((r,), s.open_files_limit) for r, s in each if s.open_files_limit],
+        ),
+        gauge(
             "federation_signer_generation",
             "The generation the signer hands out.",
             ("replica",),
@@ -245,6 +257,18 @@ def controller_families(controllers: Mapping[str, ControllerReport], now: float)
             "Since the controller last reported.",
             ("replica",),
             [((r,), now - c.updated) for r, c in each],
+        ),
+        gauge(
+            "federation_controller_open_files",
+            "Files and connections that the controller has open.",
+            ("replica",),
+            [((r,), c.open_files) for r, c in each if c.open_files],
+        ),
+        gauge(
+            "federation_controller_open_files_limit",
+            "How many files and connections the controller's process may have open.",
+            ("replica",),
+            [((r,), c.open_files_limit) for r, c in each if c.open_files_limit],
         ),
         gauge(
             "federation_controller_generation",

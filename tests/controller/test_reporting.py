@@ -97,6 +97,7 @@ TIMES = {
     "door.computed",
     "door.connections",
     "door.signers.0.proved_at",
+    "open_files",
 }
 """What is another at each look though nothing has changed."""
 

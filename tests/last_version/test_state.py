@@ -24,7 +24,12 @@ from tests.last_version.kinds import KINDS, prefix_of
 from tests.last_version.mesh import operate_token
 from tests.last_version.wire import fields_of
 
-ADDED: dict[str, str] = {}
+_OPEN_FILES = "so that a process says that its limit of open files is near before connections fail"
+ADDED: dict[str, str] = {
+    f"{prefix}.{name}": _OPEN_FILES
+    for prefix in ("controllers", "signers")
+    for name in ("open_files", "open_files_limit")
+}
 """Fields that this version writes and the last one did not, by their path, with the reason."""
 
 NAMES = json.loads((STATE / "fields.json").read_text("utf-8"))

@@ -224,6 +224,16 @@ FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
     "no signer": (lambda w: w.signers.clear(), "failing", "no_signer"),
     "signer stale": (lambda w: w.edit_signer("signer-0", updated=T - 7), "degraded", "signer_stale"),
     "signer not ready": (lambda w: w.edit_signer("signer-0", ready=False), "degraded", "signer_not_ready"),
+    "half of the open files": (
+        lambda w: w.edit_leader(open_files=512, open_files_limit=1024),
+        "degraded",
+        "open_files",
+    ),
+    "hardly any more files": (
+        lambda w: w.edit_signer("signer-0", open_files=960, open_files_limit=1024),
+        "failing",
+        "open_files",
+    ),
     "signer behind": (lambda w: w.edit_signer("signer-0", generation=6), "degraded", "signer_behind"),
     "signer with other bytes": (
         lambda w: w.edit_signer("signer-0", bundle_sha256="0" * 64),
@@ -681,3 +691,21 @@ def test_an_alarm_outlives_a_signer_that_is_replaced_under_another_name() -> Non
     assert "returned 2 times something else" in what
     assert "another key" in what
     assert alarms(DAY + 600) == []
+
+
+@pytest.mark.parametrize(("count", "most"), [(511, 1024), (5000, 0), (0, 1024)])
+def test_of_open_files_nothing_is_reported_while_there_is_room_or_no_limit(count: int, most: int) -> None:
+    world = World(["east"], T)
+    world.edit_leader(open_files=count, open_files_limit=most)
+    status = compose(world.document_set(), world.config, NOW)
+    assert "open_files" not in {item.code for item in status.attention}
+
+
+def test_who_is_short_of_open_files_is_named_with_the_numbers() -> None:
+    world = World(["east"], T)
+    world.edit_leader(open_files=1_530, open_files_limit=2_048)
+    status = compose(world.document_set(), world.config, NOW)
+    (item,) = (item for item in status.attention if item.code == "open_files")
+    assert item.severity == "warning"
+    assert "1,530 of 2,048" in item.detail
+    assert "LimitNOFILE" in item.remedy

@@ -306,3 +306,5 @@ class ControllerReport(
     write_refusals: int = 0
     rotation: RotationReport = RotationReport()
     listener: ListenerReport = ListenerReport()
+    open_files: int = 0  # connections count as well; 0 where that cannot be known
+    open_files_limit: int = 0  # of the process; 0 where nothing limits them

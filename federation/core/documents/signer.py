@@ -225,3 +225,5 @@ class SignerReport(
     rejected_calls: RejectedCallsReport = RejectedCallsReport()
     connections_refused: RejectedCallsReport = RejectedCallsReport()
     latency: Histogram = Histogram()
+    open_files: int = 0  # connections count as well; 0 where that cannot be known
+    open_files_limit: int = 0  # of the process; 0 where nothing limits them

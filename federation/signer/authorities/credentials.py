@@ -26,7 +26,7 @@ from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable,
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import MAX_KEY_FILE_BYTES
 from federation.core.pki.pem import MAX_PEM_BYTES, parse_certificates
-from federation.files import read_bounded
+from federation.files import read_bounded, remedy_of
 
 
 def read_key_file(path: Path) -> bytes:
@@ -186,7 +186,8 @@ async def _in_time(what: str, read: Callable[[], T]) -> T:
     try:
         return await read_in_time(what, read)
     except OSError as error:
-        raise _missing(f"cannot read {error.filename or what}: {error.strerror}", MOUNT) from None
+        why = f"cannot read {error.filename or what}: {error.strerror}"
+        raise _missing(why, remedy_of(error, MOUNT)) from None
 
 
 def _contents(path: Path, *, private: bool) -> bytes:
@@ -224,7 +225,7 @@ async def read_pem_file(path: Path, *, reason: str = "file_unreadable", remedy: 
         raise AuthorityMisconfigured(
             f"cannot read {path}: {error.strerror}",
             reason=reason,
-            remedy=remedy,
+            remedy=remedy_of(error, remedy),
         ) from None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from federation.core.config.authorities.settings import LocalAuthorityConfig
 from federation.core.errors import AuthorityMisconfigured
 from federation.core.pki.pem import MAX_PEM_BYTES
-from federation.files import read_bounded
+from federation.files import read_bounded, remedy_of
 from federation.signer.authorities.authority import KeyPair
 from federation.signer.authorities.credentials import read_in_time, read_key_file
 from federation.signer.authorities.hub_built import pair_in_memory
@@ -46,7 +46,9 @@ class PairOfFiles:
             raise AuthorityMisconfigured(
                 f"cannot read {error.filename}: {error.strerror}",
                 reason="file_unreadable",
-                remedy="mount chain and key where the configuration says, readable by the signer",
+                remedy=remedy_of(
+                    error, "mount chain and key where the configuration says, readable by the signer"
+                ),
             ) from None
         if read == self._read and self._pair is not None:
             return read, self._pair

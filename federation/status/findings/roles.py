@@ -16,8 +16,10 @@ from msgspec.structs import replace
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.keys import remedy_for
 from federation.core.documents.signer import SignerReport
+from federation.core.errors import MORE_FILES
 from federation.core.problem import Problem
 from federation.kubernetes.objects import stop_writers
+from federation.state.liveness import is_live
 from federation.status.clusters import REASON as CONTROL_PLANE
 from federation.status.clusters import control_plane_attention, joining_attention, trust_bundle_attention
 from federation.status.findings.causes import (
@@ -48,6 +50,11 @@ from federation.status.trust import edit_attention, open_proposals, pending_chan
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
 MOST_SKEW: Final = 30.0  # leaves start two minutes back; past this the margin is worth mending
 MOST_ALIKE: Final = 4
+
+FILES_WORTH_REPORTING: Final = 0.5
+"""Of the files that a process may have open: a cluster that connects anew has twice as many watches for a moment."""
+
+FILES_FULL: Final = 0.9
 
 LISTENER: Final[Mapping[str, Severity]] = {
     "listener_certificate": "critical",
@@ -108,6 +115,7 @@ def attention(snapshot: Snapshot, clusters: Iterable[ClusterView], matrix: Matri
         *_state(snapshot),
         *_controllers(snapshot),
         *_signers(snapshot),
+        *_open_files(snapshot),
         *arrival_attention(snapshot),
         *_listener(clusters),
         *shared_key_attention(snapshot),
@@ -264,6 +272,29 @@ def _signers(snapshot: Snapshot) -> Iterator[Attention]:
                 where=replica,
                 remedy="correct what it gives as reason; its log says more",
             )
+
+
+def _open_files(snapshot: Snapshot) -> Iterator[Attention]:
+    """Each connection takes one, and more clusters take more: reported while there is room for as many again."""
+    controllers = {r: c for r, c in snapshot.documents.controllers.items() if is_live(c, snapshot.now)}
+    counted = [(r, s.open_files, s.open_files_limit) for r, s in sorted(snapshot.signers.items())]
+    counted += [(r, c.open_files, c.open_files_limit) for r, c in sorted(controllers.items())]
+    for replica, count, most in counted:
+        if not 0 < most <= count / FILES_WORTH_REPORTING:
+            continue
+        full = count >= most * FILES_FULL
+        what = (
+            "connections fail by now, or will soon"
+            if full
+            else "beyond that connections fail, to every cluster"
+        )
+        yield Attention(
+            severity="critical" if full else "warning",
+            code="open_files",
+            detail=f"it has {count:,} of {most:,} files and connections open that its process may have: {what}",
+            where=replica,
+            remedy=MORE_FILES,
+        )
 
 
 def _cluster(snapshot: Snapshot, view: ClusterView) -> Iterator[Finding | Attention]:

@@ -32,6 +32,7 @@ import pkcs11
 
 from federation.core.config.authorities.settings import Pkcs11AuthorityConfig
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
+from federation.files import remedy_of
 from federation.kubernetes.answers import harmless
 
 MOST_WAITING: Final = 1024
@@ -442,7 +443,10 @@ class Tokens:
             raise AuthorityMisconfigured(
                 f"cannot read the PKCS#11 module {path}: {error.strerror}",
                 reason="module_missing",
-                remedy="install the device's client, and name its shared library in signer.authority.module",
+                remedy=remedy_of(
+                    error,
+                    "install the device's client, and name its shared library in signer.authority.module",
+                ),
             ) from None
         try:
             module = self._modules[str(real)] = self._load(str(real))

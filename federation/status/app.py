@@ -7,6 +7,7 @@ OpenAPI document is generated from the structs that make the answers. Another ro
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -219,6 +220,10 @@ class _Api:
         self._report = report
         self._mounted = mounted
         self._encoded: tuple[FederationStatus | None, dict[str, Body]] = (None, {})
+        self._rendering = asyncio.Lock()
+
+    def _known(self, status: FederationStatus, path: str) -> Body | None:
+        return self._encoded[1].get(path) if self._encoded[0] is status else None
 
     def _once(self, status: FederationStatus, path: str, encode: Callable[[], bytes | Body]) -> Body:
         """One answer, made once for each status: a storm of scrapes costs one encoding."""
@@ -242,9 +247,13 @@ class _Api:
         return readiness(reasons)
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
-        documents, status = await self._source.read()
-        now = self._clock.now().timestamp()
-        body = self._once(status, "metrics", lambda: hub_metrics(status, documents, now))
+        async with self._rendering:  # those who ask meanwhile share the result
+            documents, status = await self._source.read()
+            now = self._clock.now().timestamp()
+            body = self._known(status, "metrics")
+            if body is None:  # 200 clusters have 11,000 series: a twentieth of a second, in a thread
+                made = await asyncio.to_thread(hub_metrics, status, documents, now)
+                body = self._once(status, "metrics", lambda: made)
         response = answer(request, body, content_type="text/plain")
         response.headers["Content-Type"] = CONTENT_TYPE
         return response

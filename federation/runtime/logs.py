@@ -2,6 +2,8 @@
 
 Redaction takes out what must never reach a log: bearer tokens, JWTs and private keys. It sits in the formatters,
 behind every logger, every argument and every traceback, so that no library can pass it by.
+
+What is logged for each request goes by :func:`log_info`, which writes the same line without a record of logging.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cached_property, lru_cache
 from typing import IO, Final
 
 _PRIVATE_KEY: Final = re.compile(
@@ -48,6 +52,9 @@ _PINNED: Final = {
 """Loggers of libraries that are never more talkative than this, whatever level the operator asks for."""
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_ORDINARY: Final = re.compile(r"[a-z0-9.:/+_T-]+").fullmatch
+"""Values without anything to take out, to escape or to quote: no secret and no line of either format needs more."""
+_ORDINARY_MESSAGE: Final = re.compile(r"(?!(?:bearer|basic) )[a-z]+ [a-z0-9.:/+_-]+").fullmatch
 _PLAIN: Final = re.compile(r'[^ "=]+').fullmatch
 _CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)  # the last two end lines as well
 _ESCAPES: Final = {code: ascii(chr(code))[1:-1] for code in _CONTROLS}
@@ -64,9 +71,8 @@ def configure(
 
     ``format`` is one of :data:`FORMATS`, ``level`` one of :data:`LEVELS`. Replaces what was configured before.
     """
-    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     formatter = JsonFormatter if format == "json" else TextFormatter
-    handler.setFormatter(formatter(fields or {}))
+    handler = _LineHandler(sys.stderr if stream is None else stream, formatter(fields or {}))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -75,10 +81,72 @@ def configure(
     logging.captureWarnings(True)
 
 
+def log_info(logger: logging.Logger, message: str, values: Mapping[str, str | int]) -> None:
+    """As ``logger.info(message, extra=values)``, for what is logged once a request.
+
+    A record costs more than a signature. The line is made right here where it goes to the handler of :func:`configure`
+    alone and holds nothing that the formatters would change; otherwise logging makes it. It is written when this
+    returns.
+    """
+    if logger.isEnabledFor(logging.INFO):
+        handler = _only_handler(logger)
+        if handler is None or not handler.write_info(logger.name, message, values):
+            logger.info("%s", message, extra=values)
+
+
+def _only_handler(logger: logging.Logger) -> _LineHandler | None:
+    """The handler of :func:`configure`, where no other one would see the logger's records."""
+    while logger.parent is not None:
+        if logger.handlers or logger.filters or not logger.propagate:
+            return None
+        logger = logger.parent
+    handlers = logger.handlers
+    if len(handlers) == 1 and isinstance(handlers[0], _LineHandler) and not handlers[0].filters:
+        return handlers[0]
+    return None
+
+
+class _LineHandler(logging.StreamHandler[IO[str]]):
+    def __init__(self, stream: IO[str], formatter: _Formatter) -> None:
+        super().__init__(stream)
+        self.setFormatter(formatter)
+        self._lines = formatter
+
+    def write_info(self, name: str, message: str, values: Mapping[str, str | int]) -> bool:
+        """Write the line of a record at INFO; False where it takes a record to do that."""
+        line = self._lines.info_line(time.time_ns() // 1_000_000, name, message, values)
+        if line is None or self.lock is None:
+            return False
+        try:
+            with self.lock:
+                self.stream.write(line + self.terminator)
+                self.stream.flush()
+        except Exception:  # noqa: BLE001 - logging meets it again, and does what it always does
+            return False
+        return True
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, fields: Mapping[str, str]) -> None:
         super().__init__()
         self._fields = dict(fields)
+
+    def info_line(
+        self, milliseconds: int, name: str, message: str, values: Mapping[str, str | int]
+    ) -> str | None:
+        """What :meth:`format` makes of a record at INFO; None where that changes something in it.
+
+        ``milliseconds`` are since the epoch.
+        """
+        ordinary = _ORDINARY("".join(map(str, values.values()))) and _ORDINARY_MESSAGE(message)
+        if not ordinary or "" in values.values() or not self._fields.keys().isdisjoint(values):
+            return None
+        seconds, rest = divmod(milliseconds, 1000)
+        return self._line(f"{_second(seconds)}.{rest:03d}Z", name, message, values)
+
+    def _line(self, instant: str, name: str, message: str, values: Mapping[str, str | int]) -> str:
+        """The line of a record at INFO that holds nothing which has to be taken out, escaped or quoted."""
+        raise NotImplementedError
 
     def _extra(self, record: logging.LogRecord) -> dict[str, object]:
         given = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
@@ -103,6 +171,14 @@ class TextFormatter(_Formatter):
         traceback = self._traceback(record)
         return line + "".join(f"\n    {row.translate(_ESCAPES)}" for row in traceback.splitlines())
 
+    def _line(self, instant: str, name: str, message: str, values: Mapping[str, str | int]) -> str:
+        given = "".join([f" {key}={value}" for key, value in values.items()])
+        return f"{instant} INFO    {name.removeprefix('federation.')}: {message}{self._own}{given}"
+
+    @cached_property
+    def _own(self) -> str:
+        return "".join(f" {name}={_shown(redact(value))}" for name, value in self._fields.items())
+
 
 class JsonFormatter(_Formatter):
     """One JSON object a line: ``time``, ``level``, ``logger``, ``message``, the extra fields, ``traceback``."""
@@ -118,6 +194,27 @@ class JsonFormatter(_Formatter):
         if traceback := self._traceback(record):
             document["traceback"] = traceback
         return json.dumps(document, ensure_ascii=True)
+
+    def _line(self, instant: str, name: str, message: str, values: Mapping[str, str | int]) -> str:
+        given = "".join(
+            [
+                f'"{key}": "{value}", ' if isinstance(value, str) else f'"{key}": {value}, '
+                for key, value in values.items()
+            ]
+        )
+        own = f'"time": "{instant}", "level": "info", "logger": "{name}", "message": "{message}"'
+        return f"{{{self._own}{given}{own}}}"
+
+    @cached_property
+    def _own(self) -> str:
+        return "".join(
+            f"{json.dumps(name)}: {json.dumps(redact(value))}, " for name, value in self._fields.items()
+        )
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def _time(record: logging.LogRecord) -> str:

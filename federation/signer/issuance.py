@@ -36,6 +36,7 @@ from federation.core.pki.chain import cert_chain_elements
 from federation.core.pki.leaf import LeafProfile, draw_serial, leaf_validity
 from federation.core.pki.requests import CertificateRequest, check_request, check_server_request
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER
+from federation.runtime.logs import log_info
 from federation.signer.accounting import Accounting, CountedCall, Renewals
 from federation.signer.attestation.attestor import Caller, ClusterAttestor, TokenEvidence
 from federation.signer.attestation.tokens import TokenReader
@@ -269,22 +270,17 @@ class Issuance:
             self._callers.issued(cluster, caller.pod_uid, at=now, not_after=leaf.not_after)
         if not _audit.isEnabledFor(logging.INFO):
             return
-        proxy = caller.impersonator
-        by = {"impersonator": str(proxy), "node": caller.node} if proxy is not None else {}
-        _audit.info(
-            "issued %s",
-            ", ".join(verified.checked.names),
-            extra={
-                "cluster": cluster,
-                "pod": caller.pod,
-                **by,
-                "proved_by": caller.proved_by,
-                "serial": f"{wanted.serial:032x}",
-                "not_after": leaf.not_after.isoformat(),
-                "authority": leaf.issuers[0].sha256,
-                "generation": context.trust.number,
-            },
-        )
+        values: dict[str, str | int] = {"cluster": cluster, "pod": caller.pod}
+        if caller.impersonator is not None:
+            values |= {"impersonator": str(caller.impersonator), "node": caller.node}
+        values |= {
+            "proved_by": caller.proved_by,
+            "serial": f"{wanted.serial:032x}",
+            "not_after": leaf.not_after.isoformat(),
+            "authority": leaf.issuers[0].sha256,
+            "generation": context.trust.number,
+        }
+        log_info(_audit, f"issued {', '.join(verified.checked.names)}", values)
 
 
 def require_published(issuers: tuple[Certificate, ...], trust: AcceptedTrust) -> None:

@@ -157,3 +157,117 @@ def test_logs_go_to_stderr_by_default() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=PATIENCE)
     assert done.stdout == b""
     assert b"ERROR" in done.stderr
+
+
+AUDIT = logging.getLogger("federation.signer.audit")
+ISSUED = "issued spiffe://mesh.example/ns/shop/sa/cart"
+VALUES: dict[str, str | int] = {
+    "cluster": "east",
+    "pod": "cart-0",
+    "serial": "1b9508cc18f8a506503d240f8699191e",
+    "not_after": "2026-12-01T15:37:08+00:00",
+    "generation": 7,
+}
+
+
+def undated(stream: io.StringIO, kind: str) -> str:
+    if kind == "json":
+        return json.dumps({**json.loads(stream.getvalue()), "time": ""})
+    return stream.getvalue().partition(" ")[2]
+
+
+def both_ways(
+    kind: str, message: str, values: dict[str, str | int], logger: logging.Logger = AUDIT
+) -> tuple[str, str]:
+    """The line of ``log_info``, and of the same record."""
+    quick, usual = written(kind, role="signer", odd='say "so"'), io.StringIO()
+    logs.log_info(logger, message, values)
+    logs.configure(kind, "info", stream=usual, fields={"role": "signer", "odd": 'say "so"'})
+    logger.info("%s", message, extra=values)
+    return undated(quick, kind), undated(usual, kind)
+
+
+@pytest.mark.parametrize("kind", logs.FORMATS)
+@pytest.mark.parametrize(
+    "message", [ISSUED, "issued a, b", "bearer abcdefgh", "basic abcdefgh", "issued", ""]
+)
+def test_what_is_logged_once_a_request_is_the_line_of_a_record(kind: str, message: str) -> None:
+    quick, usual = both_ways(kind, message, VALUES)
+    assert quick == usual
+    assert "abcdefgh" not in quick
+
+
+@given(
+    st.sampled_from(logs.FORMATS),
+    st.text(max_size=40) | st.from_regex(r"[a-zT0-9.:/+_ -]{0,30}", fullmatch=True),
+    st.text(max_size=40) | st.integers() | st.from_regex(r"[a-zT0-9.:/+_-]{0,30}", fullmatch=True),
+)
+def test_so_it_is_whatever_it_holds(kind: str, message: str, value: str | int) -> None:
+    quick, usual = both_ways(kind, message, {**VALUES, "pod": value})
+    assert quick == usual
+
+
+@pytest.mark.parametrize("kind", logs.FORMATS)
+@pytest.mark.parametrize("secret", [f"bearer {TOKEN}", TOKEN, KEY_PEM, "Bearer%20abcdefgh"])
+def test_nor_does_a_secret_get_into_it(kind: str, secret: str) -> None:
+    for message, values in ((f"issued {secret}", VALUES), (ISSUED, {**VALUES, "pod": secret})):
+        quick, usual = both_ways(kind, message, values)
+        assert quick == usual
+        assert "removed]" in quick
+        assert not any(part in quick for part in (TOKEN, "abcdefgh", KEY_PEM.splitlines()[1]))
+
+
+@pytest.mark.parametrize("kind", logs.FORMATS)
+def test_it_is_written_when_the_call_returns_and_dated_as_records_are(kind: str) -> None:
+    stream = written(kind)
+    AUDIT.info("before")
+    logs.log_info(AUDIT, ISSUED, VALUES)
+    AUDIT.info("after")
+    lines = stream.getvalue().splitlines()
+    instants = [json.loads(line)["time"] if kind == "json" else line.partition(" ")[0] for line in lines]
+    assert instants == sorted(instants)
+    assert {len(instant) for instant in instants} == {len("2026-11-30T15:37:08.266Z")}
+
+
+def test_below_its_level_nothing_is_logged() -> None:
+    stream = written("text", "warning")
+    logs.log_info(AUDIT, ISSUED, VALUES)
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("at", ["", "federation.signer", "federation.signer.audit"])
+def test_another_handler_gets_the_record(at: str) -> None:
+    stream, records = written("text"), list[logging.LogRecord]()
+
+    class Keeping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    other, logger = Keeping(), logging.getLogger(at)
+    logger.addHandler(other)
+    try:
+        logs.log_info(AUDIT, ISSUED, VALUES)
+    finally:
+        logger.removeHandler(other)
+    assert [(record.getMessage(), record.__dict__["pod"]) for record in records] == [(ISSUED, "cart-0")]
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_a_filter_sees_the_record() -> None:
+    stream = written("text")
+    AUDIT.addFilter(silent := lambda record: False)
+    try:
+        logs.log_info(AUDIT, ISSUED, VALUES)
+    finally:
+        AUDIT.removeFilter(silent)
+    assert stream.getvalue() == ""
+
+
+def test_a_stream_that_fails_stops_no_request(capsys: pytest.CaptureFixture[str]) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    logs.configure("text", "info", stream=Full())
+    logs.log_info(AUDIT, ISSUED, VALUES)
+    assert "No space left" in capsys.readouterr().err, "as logging says it of every record"

@@ -20,6 +20,7 @@ from asyncio import CancelledError
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -155,7 +156,10 @@ class Accounting:
         return Histogram(bounds=list(BOUNDS), counts=counts[:-1], total=self._seconds, count=counts[-1])
 
     def _of(self, cluster: str) -> _Cluster:
-        return self._clusters.setdefault(cluster, _Cluster())
+        counts = self._clusters.get(cluster)
+        if counts is None:
+            counts = self._clusters[cluster] = _Cluster()
+        return counts
 
     def _time(self, seconds: float) -> None:
         self._latency[bisect_left(BOUNDS, seconds)] += 1
@@ -169,13 +173,19 @@ class CountedCall:
     hub's own accounts, ``own`` that it was proved; ``proven`` says that the cluster is answerable for the caller.
     """
 
-    __slots__ = ("_accounting", "_began", "_clock", "claims_own", "cluster", "own", "proven")
+    __slots__ = ("_accounting", "_began", "_clock", "_held", "claims_own", "cluster", "own", "proven")
 
     def __init__(self, accounting: Accounting, clock: Clock) -> None:
         self._accounting = accounting
         self._clock = clock
         self.cluster = NO_CLUSTER
         self.claims_own = self.own = self.proven = False
+        self._held: AbstractContextManager[None] | None = None
+
+    def hold(self, slot: AbstractContextManager[None]) -> None:
+        """Enter it, and leave it when the call ends; one at most."""
+        slot.__enter__()
+        self._held = slot
 
     def __enter__(self) -> Self:
         self._began = self._clock.monotonic()
@@ -184,6 +194,8 @@ class CountedCall:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._held is not None:
+            self._held.__exit__(kind, error, trace)
         seconds = self._clock.monotonic() - self._began
         if error is None:
             now = self._clock.now().timestamp()
@@ -243,7 +255,9 @@ class Renewals:
 
     def issued(self, caller: tuple[str, str, str], *, at: datetime, not_after: datetime) -> None:
         """It has a new one."""
-        member = self._members.setdefault(caller[0], _Member(self._usual))
+        member = self._members.get(caller[0])
+        if member is None:
+            member = self._members[caller[0]] = _Member(self._usual)
         self._count += caller not in member.ends
         member.ends[caller] = not_after
         member.ends.move_to_end(caller)

@@ -108,7 +108,9 @@ class Callers:
 
     def issued(self, cluster: str, uid: str, *, at: datetime, not_after: datetime) -> None:
         """A pod of the cluster (its UID; empty where the token names none) got a certificate."""
-        record = self._clusters.setdefault(cluster, _Cluster())
+        record = self._clusters.get(cluster)
+        if record is None:
+            record = self._clusters[cluster] = _Cluster()
         life = (not_after - at).total_seconds()
         record.lifetime = record.lifetime + (life - record.lifetime) / SMOOTHING if record.lifetime else life
         if uid:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -130,9 +129,9 @@ class Issuance:
             AuthorityError: an operator must repair the authority.
 
         """
-        with CountedCall(self._accounting, self._clock) as call, ExitStack() as slots:
+        with CountedCall(self._accounting, self._clock) as call:
             # 1. Attest: the caller's own cluster proves its token; nothing else decides who it is.
-            member, attestor, caller = await self._attest(evidence, call_slot, call, slots)
+            member, attestor, caller = await self._attest(evidence, call_slot, call)
             config = member.config
             # 2. Policy: what that cluster lets the caller have, as itself or as a node proxy for a pod beside it.
             if request.impersonated:
@@ -186,9 +185,9 @@ class Issuance:
         return cert_chain_elements(leaf.der, leaf.issuers, context.trust.bundle_pem)
 
     async def _attest(
-        self, evidence: TokenEvidence, call_slot: CallSlot, call: CountedCall, slots: ExitStack
+        self, evidence: TokenEvidence, call_slot: CallSlot, call: CountedCall
     ) -> tuple[Registered, ClusterAttestor, Caller]:
-        """The member that the token is of, and whom it proves. ``slots`` holds one of the member's from then on.
+        """The member that the token is of, and whom it proves. ``call`` holds one of the member's slots from then on.
 
         A call that only names a cluster waits beside those that are proved, and takes none of the member's slots.
         Proved is what a key of the cluster has signed, or what its API server confirms.
@@ -203,13 +202,13 @@ class Issuance:
         attestor = self._registry.attestor(member)
         call.proven = attestor.signing_key(token) is not None
         if call.proven:
-            slots.enter_context(member.slots)
+            call.hold(member.slots)
             call_slot.proved()
             caller = await attestor.attest(token, permit)
         else:
             with call_slot.beside(member.unproven(attestor)):
                 caller = await attestor.attest(token, permit)
-            slots.enter_context(member.slots)
+            call.hold(member.slots)
             call_slot.proved()
             call.proven = True
         call.own = member.config.is_own(caller.account)

@@ -8,10 +8,10 @@ that they cannot clash with another definition of the same names in one process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, struct_pb2
 from google.protobuf.message import DecodeError, Message
 
@@ -73,8 +73,7 @@ CertificateResponseMessage: Final[Any] = message_factory.GetMessageClass(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class IstioCertificateRequest:
+class IstioCertificateRequest(msgspec.Struct, frozen=True):
     """What a caller asks for: a PEM CSR, a lifetime in seconds (0: none named) and free-form metadata.
 
     Nothing in it is checked yet; ``validity_seconds`` may be negative or absurd and ``csr`` anything at all.
@@ -82,7 +81,7 @@ class IstioCertificateRequest:
 
     csr: str
     validity_seconds: int = 0
-    metadata: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    metadata: Mapping[str, object] = MappingProxyType({})
 
 
 def decode_request(data: bytes) -> IstioCertificateRequest:

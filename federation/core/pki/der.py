@@ -22,7 +22,6 @@ INTEGER: Final = 0x02
 BIT_STRING: Final = 0x03
 OCTET_STRING: Final = 0x04
 OBJECT_IDENTIFIER: Final = 0x06
-UTC_TIME: Final = 0x17
 GENERALIZED_TIME: Final = 0x18
 SEQUENCE: Final = 0x30
 SET: Final = 0x31
@@ -122,7 +121,10 @@ def time(value: datetime) -> bytes:
         raise InvalidValue("a certificate's dates are in UTC; this one has another time zone or none")
     parts = (value.month, value.day, value.hour, value.minute, value.second)
     if 1950 <= value.year <= _LAST_UTC_YEAR:
-        return encode(UTC_TIME, b"%02d%02d%02d%02d%02d%02dZ" % (value.year % 100, *parts))
+        return b"\x17\x0d%02d%02d%02d%02d%02d%02dZ" % (
+            value.year % 100,
+            *parts,
+        )  # tag and length are always the same
     return encode(GENERALIZED_TIME, b"%04d%02d%02d%02d%02d%02dZ" % (value.year, *parts))
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from federation.core.errors import AuthorityViolation, InvalidValue, NotReady
@@ -105,7 +106,6 @@ class LeafTemplate:
             raise InvalidValue("a serial number is positive and fits into 20 bytes (RFC 5280, 4.1.2.2)")
         if not_after <= not_before:
             raise InvalidValue(f"the leaf would end at {not_after} before it begins at {not_before}")
-        alternative_name = der.sequence(_CRITICAL_SAN, der.encode(der.OCTET_STRING, san.der))
         return der.sequence(
             _VERSION_3,
             der.integer(serial),
@@ -114,7 +114,7 @@ class LeafTemplate:
             der.sequence(der.time(not_before), der.time(not_after)),
             _NO_SUBJECT,
             spki_der,
-            der.encode(_EXTENSIONS, der.sequence(self._extensions, alternative_name)),
+            _all_extensions(self._extensions, san.der),
         )
 
     def assemble(self, tbs: bytes, signature: bytes) -> bytes:
@@ -129,6 +129,13 @@ class LeafTemplate:
                 f"the signature that came back was not made with the key of {self.issuer.subject}",
                 reason="signature_invalid",
             )
+
+
+@lru_cache(maxsize=4096)
+def _all_extensions(fixed: bytes, names: bytes) -> bytes:
+    """With the subject alternative name: the same ones are certified again and again."""
+    alternative_name = der.sequence(_CRITICAL_SAN, der.encode(der.OCTET_STRING, names))
+    return der.encode(_EXTENSIONS, der.sequence(fixed, alternative_name))
 
 
 def draw_serial(random_bytes: Callable[[int], bytes]) -> int:
@@ -164,6 +171,7 @@ LEAST_USEFUL_LIFE: Final = timedelta(minutes=1)
 """An issuer that ends sooner signs nothing any more: a leaf would expire before it could be renewed once."""
 
 _SECOND: Final = timedelta(seconds=1)
+_NOTHING: Final = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +183,7 @@ class Validity:
 
     def __post_init__(self) -> None:
         for instant in (self.not_before, self.not_after):
-            if instant.utcoffset() != timedelta(0) or instant.microsecond:
+            if instant.utcoffset() != _NOTHING or instant.microsecond:
                 raise InvalidValue("a validity has whole seconds of UTC")
         if self.not_after <= self.not_before:
             raise InvalidValue(f"a validity cannot end at {self.not_after} and begin at {self.not_before}")
@@ -195,7 +203,7 @@ def leaf_validity(
     ``issuers``: every certificate above the leaf, the root included. Raises NotReady where an issuer is not
     valid yet or ends within a minute, and InvalidValue where ``longest`` or ``default`` is not positive.
     """
-    if longest <= timedelta(0) or default <= timedelta(0):
+    if longest <= _NOTHING or default <= _NOTHING:
         raise InvalidValue("the longest and the default lifetime of a leaf must be positive")
     now = now.replace(microsecond=0)
     not_after = now + _lifetime(requested, longest, default)
@@ -215,7 +223,9 @@ def leaf_validity(
                 )
             not_after = issuer.not_after
     not_before = now - backdating(not_after - now)
-    return Validity(max((not_before, *(issuer.not_before for issuer in issuers))), not_after)
+    for issuer in issuers:
+        not_before = max(not_before, issuer.not_before)
+    return Validity(not_before, not_after)
 
 
 def backdating(life: timedelta) -> timedelta:

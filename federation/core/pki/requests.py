@@ -22,10 +22,11 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -334,8 +335,7 @@ def _spki_frames() -> dict[int, tuple[KeyKind, bytes, bytes]]:
 _SPKI: Final = _spki_frames()
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateRequest:
+class CertificateRequest(msgspec.Struct, frozen=True):
     """A public key whose owner proved to hold the private one, and the names its certificate carries.
 
     ``names`` are what ``san`` holds, as text: one SPIFFE ID, or DNS names.
@@ -356,11 +356,16 @@ def check_request(
     Raises RequestRefused whose ``reason`` is one of :class:`Refusal` for everything else, whatever the text
     is.
     """
-    san = SubjectAltName.of_identity(identity)
     try:
-        return _check(_decode(csr_pem), (str(identity),), san, accepted_keys)
+        return _check(_decode(csr_pem), *_names_of(identity), accepted_keys)
     except InvalidValue as error:
         raise RequestRefused(error.what, reason=Refusal.MALFORMED) from None
+
+
+@lru_cache(maxsize=4096)
+def _names_of(identity: SpiffeId) -> tuple[tuple[str, ...], SubjectAltName]:
+    """The identity as text and as DER: the same ones ask again and again."""
+    return (str(identity),), SubjectAltName.of_identity(identity)
 
 
 def check_server_request(

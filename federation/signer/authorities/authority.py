@@ -223,8 +223,7 @@ def request_for_own_key(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedLeaf:
+class CheckedLeaf(msgspec.Struct, frozen=True):
     """A leaf that may be handed out. ``issuers`` is the path above it, its anchor last."""
 
     der: bytes

@@ -93,6 +93,16 @@ class _Kind:
         if before == 1:
             del self._addresses[seat.address]
 
+    def move(self, seat: Seat, *, busy: bool) -> None:
+        """It begins to work, or to be silent: the last of its address, as that is of those with equally many."""
+        address = self._addresses[seat.address]
+        del (address.working if seat.busy else address.resting)[seat]
+        (address.working if busy else address.resting)[seat] = None
+        seat.busy = busy
+        peers = self._by_count[address.count]
+        del peers[seat.address]
+        peers[seat.address] = None
+
     def victim(self, own: str) -> tuple[Seat, int]:
         """Who has to go, and how many its address has.
 
@@ -154,6 +164,9 @@ class Connections:
     def move(self, seat: Seat, *, busy: bool, proven: bool) -> None:
         """What is known of it has changed, or it begins to be silent."""
         if seat.gone:
+            return
+        if proven is seat.proven:
+            self._kind(seat).move(seat, busy=busy)
             return
         self._kind(seat).remove(seat)
         seat.busy, seat.proven = busy, proven

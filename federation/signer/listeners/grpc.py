@@ -14,9 +14,10 @@ import binascii
 import re
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+import msgspec
 
 from federation.core.errors import (
     AuthorityViolation,
@@ -99,8 +100,7 @@ def refusal(code: Code, sentence: str, what: str, reason: str) -> CallRefused:
     return CallRefused(Answered(code, sentence), RequestRefused(what, reason=reason))
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """What a call's headers say. ``timeout`` in seconds; None where the caller sets none."""
 
     metadata: tuple[tuple[str, str | bytes], ...]

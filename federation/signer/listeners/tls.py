@@ -153,6 +153,8 @@ class TlsSocket:
                 self.ended = True
                 return data
             data = data + piece if data else piece
+            if not (self._incoming.pending or self._tls.pending()):
+                return data  # asking again would cost an exception
 
     def write(self, data: bytearray) -> bool:
         """Hand over as much as is taken, which is taken out of ``data``. Whether that is all. Raises OSError."""

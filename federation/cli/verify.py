@@ -98,7 +98,7 @@ class _Found:
 
     @property
     def good(self) -> bool:
-        from federation.status.trust import is_pending_change
+        from federation.status.findings.edits import is_pending_change
 
         pending_changes = any(is_pending_change(item) for item in self.status.attention)
         return is_proven(self.matrix) and not self.unserved and not pending_changes

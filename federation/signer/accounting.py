@@ -173,19 +173,19 @@ class CountedCall:
     hub's own accounts, ``own`` that it was proved; ``proven`` says that the cluster is answerable for the caller.
     """
 
-    __slots__ = ("_accounting", "_began", "_clock", "_held", "claims_own", "cluster", "own", "proven")
+    __slots__ = ("_accounting", "_began", "_clock", "_slot", "claims_own", "cluster", "own", "proven")
 
     def __init__(self, accounting: Accounting, clock: Clock) -> None:
         self._accounting = accounting
         self._clock = clock
         self.cluster = NO_CLUSTER
         self.claims_own = self.own = self.proven = False
-        self._held: AbstractContextManager[None] | None = None
+        self._slot: AbstractContextManager[None] | None = None
 
-    def hold(self, slot: AbstractContextManager[None]) -> None:
+    def occupy(self, slot: AbstractContextManager[None]) -> None:
         """Enter it, and leave it when the call ends; one at most."""
         slot.__enter__()
-        self._held = slot
+        self._slot = slot
 
     def __enter__(self) -> Self:
         self._began = self._clock.monotonic()
@@ -194,8 +194,8 @@ class CountedCall:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._held is not None:
-            self._held.__exit__(kind, error, trace)
+        if self._slot is not None:
+            self._slot.__exit__(kind, error, trace)
         seconds = self._clock.monotonic() - self._began
         if error is None:
             now = self._clock.now().timestamp()

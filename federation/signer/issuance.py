@@ -202,13 +202,13 @@ class Issuance:
         attestor = self._registry.attestor(member)
         call.proven = attestor.signing_key(token) is not None
         if call.proven:
-            call.hold(member.slots)
+            call.occupy(member.slots)
             call_slot.proved()
             caller = await attestor.attest(token, permit)
         else:
             with call_slot.beside(member.unproven(attestor)):
                 caller = await attestor.attest(token, permit)
-            call.hold(member.slots)
+            call.occupy(member.slots)
             call_slot.proved()
             call.proven = True
         call.own = member.config.is_own(caller.account)

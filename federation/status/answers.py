@@ -83,7 +83,7 @@ def answer(
     """The body, compressed where the caller takes that, with its tag; 304 where the caller already holds it.
 
     The tag is weak, as one stands for the bytes compressed and not. Nothing that is answered holds a secret beside
-    something that a caller chose, so its compressed length tells no secret.
+    something that a caller chose, so its compressed length reveals no secret.
     """
     if isinstance(body, bytes):
         body = Body(body)

@@ -16,7 +16,7 @@ Everything is what its controller reports, as far as that is recent, and what to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, get_args
 
@@ -41,7 +41,6 @@ from federation.state.liveness import refusals_of, signs_of_life, together, unpr
 from federation.status.findings.proof import names
 from federation.status.matrix import PairTable, proof_view
 from federation.status.model import (
-    Attention,
     ClusterVerdict,
     ClusterView,
     ConnectionView,
@@ -50,7 +49,6 @@ from federation.status.model import (
     PublicationState,
     PublicationView,
     RefusedView,
-    Severity,
     SigningView,
     WebhooksState,
     WebhooksView,
@@ -138,29 +136,6 @@ def trust_bundle_problem(bundle: TrustBundleReport) -> Problem | None:
     )
 
 
-def trust_bundle_attention(view: ClusterView) -> Iterator[Attention]:
-    """A warning where pods may trust something else than the bundle, a notice where it is only not published."""
-    bundle = view.cluster_trust_bundle
-    problem = trust_bundle_problem(bundle)
-    if problem is not None and view.connection.reason != "joining":  # that one is its connection's
-        yield Attention(
-            severity="warning",
-            code=f"cluster_trust_bundle_{bundle.state}",
-            detail=f"ClusterTrustBundle {bundle.name}: {bundle.detail or bundle.state}",
-            where=view.name,
-            remedy=bundle.remedy
-            or "nothing, if it just changed; otherwise run `federation clusters check` for this cluster",
-        )
-    elif bundle.state == "forbidden":
-        yield Attention(
-            severity="notice",
-            code="cluster_trust_bundle_forbidden",
-            detail=f"ClusterTrustBundle {bundle.name} is not published: {bundle.detail}",
-            where=view.name,
-            remedy=bundle.remedy,
-        )
-
-
 def trust_bundle_line(clusters: Iterable[ClusterView]) -> str:
     """One line for a terminal: which clusters are in which state; empty where no cluster serves the API."""
     found: dict[str, list[str]] = {}
@@ -219,22 +194,6 @@ def described(plane: ControlPlaneReport) -> str:
     return f"istiod's certificate {plane.namespace}/{plane.secret}: {plane.detail or plane.state}"
 
 
-def control_plane_attention(view: ClusterView) -> Iterator[Attention]:
-    """Critical where istiod has no certificate to serve with, a warning where one is not as it should be."""
-    for plane in view.control_planes:
-        if not plane.attention:
-            continue
-        severity: Severity = "critical" if plane.state == "failed" else "warning"
-        yield Attention(
-            severity=severity,
-            code=f"control_plane_{plane.state}",
-            detail=described(plane),
-            where=view.name,
-            remedy=plane.remedy
-            or "nothing, if it just changed; otherwise run `federation clusters check` for this cluster",
-        )
-
-
 def control_plane_line(clusters: Iterable[ClusterView]) -> str:
     """One line for a terminal: in which clusters istiod's certificate is in which state; empty without clusters."""
     found: dict[str, list[str]] = {}
@@ -259,7 +218,7 @@ _DOES: Final[Mapping[str, str]] = {
 }
 
 _BEFORE_THE_MOVE: Final = frozenset({"accept", "serve", "renew", "control_plane", "move"})
-_PATIENCE: Final = "nothing: time has to pass"
+PATIENCE: Final = "nothing: time has to pass"
 
 
 def _remedy(step: str, name: str) -> str:
@@ -272,7 +231,7 @@ def _remedy(step: str, name: str) -> str:
         case "takeover":
             return f"`{join}` declares it"
         case _:
-            return _PATIENCE
+            return PATIENCE
 
 
 def joining_view(snapshot: Snapshot, name: str) -> JoiningView | None:
@@ -316,22 +275,6 @@ def is_moving(view: JoiningView | None) -> bool:
 def joining_text(name: str, view: JoiningView) -> str:
     """One sentence about it."""
     return f"{name} joins, step {view.number} of {view.of}, {view.step}: {view.detail}"
-
-
-def joining_attention(views: list[ClusterView]) -> Iterator[Attention]:
-    """What has to be done so that each goes on; where only time has to pass it is a notice."""
-    for view in views:
-        joins = view.joining
-        if joins is None or view.quarantine is not None:
-            continue
-        waits = joins.until > 0 or joins.step in {"renew", "drop"}
-        yield Attention(
-            severity="notice" if waits else "warning",
-            code="cluster_joins",
-            detail=f"it joins, step {joins.number} of {joins.of} ({joins.step}): {joins.detail}",
-            where=view.name,
-            remedy=_PATIENCE if waits else joins.remedy,
-        )
 
 
 RECENT: Final = 900.0

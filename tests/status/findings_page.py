@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,8 @@ def _texts(node: ast.expr, module: Scope) -> Iterator[str]:
 
 
 def _function(module: ModuleType, name: str) -> ast.FunctionDef | None:
+    """The function that the module calls so, which may be another module's."""
+    module = sys.modules.get(getattr(getattr(module, name, None), "__module__", module.__name__), module)
     if module.__file__ is None:
         return None
     tree = ast.parse(Path(module.__file__).read_text())

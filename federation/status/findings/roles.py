@@ -21,7 +21,6 @@ from federation.core.problem import Problem
 from federation.kubernetes.objects import stop_writers
 from federation.state.liveness import is_live
 from federation.status.clusters import REASON as CONTROL_PLANE
-from federation.status.clusters import control_plane_attention, joining_attention, trust_bundle_attention
 from federation.status.findings.causes import (
     ORDER,
     Causes,
@@ -33,6 +32,12 @@ from federation.status.findings.causes import (
     finding,
     with_consequences,
 )
+from federation.status.findings.clusters import (
+    control_plane_attention,
+    joining_attention,
+    trust_bundle_attention,
+)
+from federation.status.findings.edits import edit_attention, pending_change_attention
 from federation.status.findings.proof import arrival_attention, names, pair_attention
 from federation.status.findings.rotation import rotation_attention
 from federation.status.findings.trust import left_behind, member_ca_attention, trust_attention
@@ -45,7 +50,7 @@ from federation.status.findings.workloads import (
 from federation.status.model import Attention, ClusterView, ConnectionView, MatrixView, Severity
 from federation.status.signing import connection_words
 from federation.status.snapshot import LEAD, Snapshot, clock_time, elapsed
-from federation.status.trust import edit_attention, open_proposals, pending_change_attention
+from federation.status.trust import open_proposals
 
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
 MOST_SKEW: Final = 30.0  # leaves start two minutes back; past this the margin is worth mending

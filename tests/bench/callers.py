@@ -9,6 +9,7 @@ The first reply of every caller is kept, so that what was issued can be checked.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
 import struct
@@ -240,6 +241,7 @@ class Crowd:
         self._again = again
         start, number = time.perf_counter(), 0
         while (now := time.perf_counter()) < self._end and not (until is not None and until.is_set()):
+            free = [caller for caller in (*free, *await self._replace_closed()) if not caller.failure]
             while (planned := start + number / per_second) <= now:
                 number += 1
                 if free:
@@ -251,6 +253,19 @@ class Crowd:
                     due.append(planned)
             await asyncio.sleep(max(0.0, start + number / per_second - time.perf_counter()))
         return await self._wait()
+
+    async def _replace_closed(self) -> list[Caller]:
+        """New connections for those that the listener has closed, as it does with idle and old ones."""
+        closed = [caller for caller in self.callers if caller.failure and not caller.began]
+        loop, new = asyncio.get_running_loop(), []
+        for caller in closed:
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout(10):
+                    new.append(await self._connect(loop))
+                self.callers.remove(caller)
+                caller.close()
+        self.callers += new
+        return new
 
     def _begin(self, seconds: float) -> None:
         self._load = Load(seconds)
@@ -281,6 +296,7 @@ class Crowd:
             self._load.failed += 1
             if caller.failure:
                 self._busy -= 1
+                caller.began = 0.0
                 return
         self._again(caller)
 

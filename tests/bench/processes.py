@@ -64,6 +64,27 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
+class Others:
+    """What processes that are not of this measurement take from the machine: where it is much, times say little."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._before = self._cpu()
+
+    @staticmethod
+    def _cpu() -> float:
+        """Seconds of CPU that all have used, stolen ones included, but for this process and its ended children."""
+        user, nice, system, _, _, irq, softirq, steal, *_ = (
+            int(ticks) for ticks in Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+        )
+        return (user + nice + system + irq + softirq + steal) / TICKS - sum(os.times()[:4])
+
+    def share(self) -> float:
+        """Of all cores since the start, from 0 to 1. Children of this process have to have ended."""
+        cores = os.cpu_count() or 1
+        return max(0.0, (self._cpu() - self._before) / (time.monotonic() - self._began) / cores)
+
+
 @contextlib.contextmanager
 def own_cpu() -> Iterator[list[float]]:
     """Seconds of CPU that this thread used inside the block, as the list's one element afterwards."""

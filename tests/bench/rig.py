@@ -105,6 +105,9 @@ class Rig:
     attestation: str = "token-keys"
     resync: float = 600.0
     proof_interval: float = 3600.0
+    leaf: int = 0
+    """Seconds that leaves live where the rig is for a rotation, to a successor of another root; 0: it is not."""
+
     listener_port: int = field(default_factory=free_port)
     status_port: int = field(default_factory=free_port)
     anchors: list[Path] = field(default_factory=list)
@@ -114,6 +117,8 @@ class Rig:
         self._asking = asyncio.Lock()
         self.ca = DevelopmentCa.create(self.directory / "ca", name="bench", clock=self.clock)
         self.anchors.append(self.ca.directory / "root.pem")
+        if self.leaf:
+            self.successor = DevelopmentCa.create(self.directory / "next", name="next", clock=self.clock)
 
     async def ask(self, name: str, what: str) -> Any:
         """Have the clusters carry out an order and return its answer; see `members`."""
@@ -158,21 +163,41 @@ class Rig:
             f'certificate_file = "{self.ca.directory / "chain.pem"}"',
             f'key_file = "{self.ca.directory / "key.pem"}"',
             f"[controller.publication]\nresync = {self.resync}",
-            f"[controller.proof]\ninterval = {self.proof_interval}",
+            f"[controller.proof]\ninterval = {self.proof_interval}"
+            + (f"\nleaf_ttl = {self.leaf}" if self.leaf else ""),
             f'[status]\nlisten = "127.0.0.1:{self.status_port}"',
             f'[state]\ndirectory = "{self.directory / "state"}"',
         ]
+        if self.leaf:
+            tables += self._rotation_tables()
         for name, member in self.members.items():
             tables.append(
                 f'[[clusters]]\nname = "{name}"\ncluster_id = "{member.cluster_id}"\n'
                 f'attestation = "{self.attestation}"'
             )
+            if self.leaf:
+                ttl = f"longest_ttl = {self.leaf}\ndefault_ttl = {self.leaf}"
+                tables.append(f"earlier_longest_ttl = 0\n[clusters.policy]\n{ttl}")
             for role in ("signer", "controller"):
                 kubeconfig = self.directory / f"{name}-{role}.kubeconfig"
                 tables.append(f'[clusters.{role}]\nkubeconfig = "{kubeconfig}"')
         config = self.directory / "clusters.toml"
         config.with_suffix(".new").write_text("\n\n".join(tables) + "\n")
         config.with_suffix(".new").rename(config)
+
+    def _rotation_tables(self) -> list[str]:
+        """The staged root, the authority under it, and waits that are short beside such leaves."""
+        from federation.core.pki.pem import parse_certificates
+
+        root = self.successor.directory / "root.pem"
+        (anchor,) = parse_certificates(root.read_bytes(), where=str(root))
+        return [
+            f'[[trust.anchors]]\nfile = "{root}"\nsha256 = "{anchor.sha256}"\nstaged = true',
+            '[signer.successor]\nkind = "local"\nname = "next"',
+            f'certificate_file = "{self.successor.directory / "chain.pem"}"',
+            f'key_file = "{self.successor.directory / "key.pem"}"',
+            '[controller.rotation]\nsoak = "3s"\nskew = "2s"',
+        ]
 
     async def write_generation(self) -> None:
         """The first generation of trust, as a controller would write it, for signers that run without one."""
@@ -232,10 +257,9 @@ class Rig:
             yield started
 
     def crowd(self, calls: Iterator[Any]) -> Crowd:
-        """Callers of the listener, who trust this rig's root."""
-        return Crowd(
-            "127.0.0.1", self.listener_port, trust=self.ca.root.pem, server_name=SERVER_NAME, calls=calls
-        )
+        """Callers of the listener, who trust this rig's root, and the one that it rotates to."""
+        trust = self.ca.root.pem + (self.successor.root.pem if self.leaf else b"")
+        return Crowd("127.0.0.1", self.listener_port, trust=trust, server_name=SERVER_NAME, calls=calls)
 
     async def get(self, path: str) -> Any:
         """An answer of the status API; raises aiohttp.ClientError where there is none."""
@@ -244,6 +268,15 @@ class Rig:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
             answer.raise_for_status()
             return await answer.json()
+
+    async def operate(self, verb: str) -> None:
+        """Ask for an operation; raises RuntimeError where it was not done."""
+        url = f"http://127.0.0.1:{self.status_port}/api/v1/operations"
+        body = {"verb": verb, "arguments": {"reason": "bench"}}
+        timeout = aiohttp.ClientTimeout(total=60)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.post(url, json=body) as answer:
+            if answer.status != 200:
+                raise RuntimeError(f"{verb} was not done: {await answer.text()}")
 
 
 async def serves(port: int, started: Child) -> None:

@@ -1,10 +1,10 @@
 """How the hub's cost grows with clusters, namespaces and pods: one controller and one signer against a stand-in.
 
 `python -m tests.bench.scale --clusters 50 --namespaces 100 --pods 500` (`make bench-scale ARGS=...`) measures all of
-it; `make bench` the start and what the roles cost at rest. Both roles are real processes with a configuration as an
-operator would write it, and state in files. CPU, memory and descriptors of each process are Linux's own figures in
-`/proc`; what was written and when is what the stand-in has seen. Its own CPU is printed beside the hub's, since it
-shares the cores: where it came near the hub's, the hub's times would be its own.
+it, with `--rotation` one whole rotation instead, and `make bench` the start and what the roles cost at rest. Both roles
+are real processes with a configuration as an operator would write it, and state in files. CPU, memory and descriptors
+of each process are Linux's own figures in `/proc`; what was written and when is what the stand-in has seen. Its own CPU
+is printed beside the hub's, since it shares the cores: where it came near the hub's, the hub's times would be its own.
 
 Targets are those for 200 clusters with 1,000 namespaces and 5,000 pods each. At smaller sizes that they are met says
 little.
@@ -38,7 +38,7 @@ from federation.core.identity import ServiceAccountRef
 from federation.state.files import FileStore
 from federation_sandbox.ports import free_port
 from tests.bench.callers import Load, cycle
-from tests.bench.processes import cpu_seconds, descriptors, memory_bytes
+from tests.bench.processes import Others, cpu_seconds, descriptors, memory_bytes
 from tests.bench.report import Line, Report, Target, at_most, facts, number
 from tests.bench.rig import Child, Rig, stand_in_rig, wait_ready
 from tests.bench.signing import calls_of
@@ -51,6 +51,8 @@ PROOF_INTERVAL = 30.0  # the hub's default
 CONTROLLER = "controller-0"
 LAG_EVERY = 0.05
 CALLS_PER_SECOND = 20.0
+ROTATION_LEAF = 60  # seconds; most of a rotation is waiting until leaves of the former root have ended
+ROTATION_LIMIT = 1800.0
 MOST_CALLING = 50
 """Clusters whose pods ask for certificates while the bundle changes."""
 
@@ -307,8 +309,7 @@ class Bench:
 
     async def start(self) -> None:
         began = time.monotonic()
-        await self.hub.start("controller")
-        await self.hub.start("signer")
+        await asyncio.gather(self.hub.start("controller"), self.hub.start("signer"))
         status = await self.hub.green()
         green = time.monotonic() - began
         self.namespaces = sum(cluster["publication"]["selected"] for cluster in status["clusters"])
@@ -396,33 +397,73 @@ class Bench:
             "poll of the page, KB: nothing changed / something did", sorted(quiet)[1] / 1000, changed / 1000
         )
 
-    async def change_under_load(self, root: str) -> None:
-        """Another change, while pods of many clusters ask for certificates."""
+    @contextlib.asynccontextmanager
+    async def callers(self) -> AsyncIterator[Load]:
+        """Pods of many clusters that ask for certificates at a fixed rate while the context is entered."""
         rig = self.hub.rig
-        names = self.sizes.names[:MOST_CALLING]
         account = ServiceAccountRef(namespace_name(len(SYSTEM)), "default")
+        names = self.sizes.names[:MOST_CALLING]
         calls = [await calls_of(rig, name, account, pod_name(0), 1) for name in names]
+        total = Load(0.0)
         async with rig.crowd(cycle(list(itertools.chain(*calls)))) as crowd:
             await crowd.grow(16)
             await crowd.steady(CALLS_PER_SECOND, 1.0)
-            await rig.order(do="reset")
             done = asyncio.Event()
-            loading = asyncio.create_task(crowd.steady(CALLS_PER_SECOND, LIMIT, until=done))
+            loading = asyncio.create_task(crowd.steady(CALLS_PER_SECOND, ROTATION_LIMIT, until=done))
+            try:
+                yield total
+            finally:
+                done.set()
+                load = await loading
+                total.seconds, total.latencies, total.failed = load.seconds, load.latencies, load.failed
+
+    async def change_under_load(self, root: str) -> None:
+        """Another change, while pods ask for certificates."""
+        await self.hub.rig.order(do="reset")
+        async with self.callers() as load:
             await asyncio.sleep(1.0)
             began = time.monotonic()
-            rig.add_root(root)
+            self.hub.rig.add_root(root)
             took = await self.hub.written(self.namespaces) - began
             await asyncio.sleep(2.0)
-            done.set()
-            load = await loading
-        calls_made = len(load.latencies) + load.failed
-        note = (
-            f"of {calls_made} at {CALLS_PER_SECOND:.0f}/s from {len(names)} clusters, p50 "
-            f"{load.quantile(0.5) * 1e3:.1f} ms, p99 {load.quantile(0.99) * 1e3:.0f} ms; everywhere after {took:.1f} s"
-        )
-        self.add("calls refused at a change of the bundle", load.failed, "", at_most(0), note)
-        self.row("calls refused at a change of the bundle / calls", load.failed, calls_made)
+        self._refused_calls("calls refused at a change of the bundle", load, f"everywhere after {took:.1f} s")
         await self.hub.green()
+
+    def _refused_calls(self, name: str, load: Load, note: str) -> None:
+        made = len(load.latencies) + load.failed
+        p50, p99 = (load.quantile(q) * 1e3 for q in (0.5, 0.99))
+        rate = f"of {made} at {CALLS_PER_SECOND:.0f}/s from {min(MOST_CALLING, self.sizes.clusters)} clusters"
+        self.add(name, load.failed, "", at_most(0), f"{rate}, p50 {p50:.1f} ms, p99 {p99:.0f} ms; {note}")
+        self.row(f"{name} / calls", load.failed, made)
+
+    async def rotation(self) -> None:
+        """A whole rotation to another root, while pods ask for certificates."""
+        hub = self.hub
+        lag = Lag(hub.rig.status_port)
+        states: list[str] = []
+        async with self.callers() as load:
+            lag.start()
+            before, began = hub.cpu(), time.monotonic()
+            await hub.rig.operate("start")
+            async with asyncio.timeout(ROTATION_LIMIT):
+                while not states or not states[-1].startswith("RETIRED"):
+                    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                        state = (await hub.rig.get("/api/v1/rotation"))["state"]
+                        if not states or not states[-1].startswith(state):
+                            states.append(f"{state} {time.monotonic() - began:.0f}")
+                    await asyncio.sleep(1.0)
+            took = time.monotonic() - began
+            used = hub.used(before, began)
+        await lag.end()
+        self.add("a whole rotation, until RETIRED", took, "s", note=", ".join(states) + " s")
+        note = f"the signer {used.per_minute(used.signer):.1f}, the stand-in {used.per_minute(used.stand_in):.1f}"
+        self.add("CPU of the controller during it", used.per_minute(used.controller), "s/min", note=note)
+        p50, p99, most = (lag.quantile(q) * 1e3 for q in (0.5, 0.99, 1.0))
+        note = f"p50 {p50:.1f} ms, at most {most:.0f} ms"
+        self.add("lag of the controller during it, p99", p99, "ms", at_most(250), note)
+        self.row("a whole rotation, s", took)
+        self.row("controller's lag meanwhile, p50 / p99 / max, ms", p50, p99, most)
+        self._refused_calls("calls refused during a rotation", load, f"leaves of {hub.rig.leaf} s")
 
     async def refused_namespaces(self, root: str) -> None:
         """Each cluster refuses the bundle in one namespace, as where a member has taken a right back."""
@@ -480,8 +521,10 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(report: Report, directory: Path, sizes: Sizes, *, rest: float) -> AsyncIterator[Bench]:
-    """A stand-in of those sizes and a hub that is not started yet."""
+async def bench(
+    report: Report, directory: Path, sizes: Sizes, *, rest: float, leaf: int = 0
+) -> AsyncIterator[Bench]:
+    """A stand-in of those sizes and a hub that is not started yet; with ``leaf`` one that can rotate."""
     async with (
         stand_in_rig(
             directory / "scale",
@@ -489,6 +532,7 @@ async def bench(report: Report, directory: Path, sizes: Sizes, *, rest: float) -
             namespaces=sizes.namespaces,
             pods=sizes.pods,
             proof_interval=PROOF_INTERVAL,
+            leaf=leaf,
         ) as rig,
         running_hub(rig) as hub,
     ):
@@ -517,6 +561,15 @@ async def run_all(report: Report, directory: Path, sizes: Sizes, *, rest: float)
         return list(measured.table())
 
 
+async def run_rotation(report: Report, directory: Path, sizes: Sizes) -> list[str]:
+    """One rotation; the table."""
+    async with bench(report, directory, sizes, rest=0.0, leaf=ROTATION_LEAF) as measured:
+        await measured.start()
+        await measured.rotation()
+        await measured.unanswered()
+        return list(measured.table())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
     parser.add_argument("--clusters", type=int, default=10)
@@ -524,6 +577,9 @@ def main() -> int:
     parser.add_argument("--pods", type=int, default=50, help="of each cluster")
     parser.add_argument(
         "--rest", type=float, default=10.0, metavar="SECONDS", help="how long CPU at rest is counted"
+    )
+    parser.add_argument(
+        "--rotation", action="store_true", help="measure one whole rotation instead, with leaves of a minute"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every line there as well")
     parser.add_argument(
@@ -533,14 +589,20 @@ def main() -> int:
     sizes = Sizes(options.clusters, options.namespaces, options.pods)
     report = Report(lambda text: print(text, flush=True), facts())
     print("  ".join(f"{name} {value}" for name, value in report.facts.items()))
-    began = time.monotonic()
+    began, others = time.monotonic(), Others()
     with tempfile.TemporaryDirectory(prefix="federation-bench-") as directory:
         try:
-            table = uvloop.run(run_all(report, Path(directory), sizes, rest=options.rest))
+            table = uvloop.run(
+                run_rotation(report, Path(directory), sizes)
+                if options.rotation
+                else run_all(report, Path(directory), sizes, rest=options.rest)
+            )
         finally:
             if options.keep is not None:
                 shutil.copytree(directory, options.keep, dirs_exist_ok=True)
+    report.facts["other processes"] = f"{others.share():.0%} of the cores"
     print("\n".join(["", *table, *report.summary()]))
+    print(f"other processes took {report.facts['other processes']} meanwhile")
     print(f"took {time.monotonic() - began:.0f} s")
     if options.json is not None:
         options.json.write_text(report.as_json())

@@ -209,7 +209,7 @@ async def test_the_given_options_are_written_into_the_pin(
 async def test_an_anchor_of_several_clusters_is_pinned_for_each_of_them(
     given: tuple[str, ...], file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Were one left out, a rotation would not wait until nothing but the hub issues there."""
+    """If one were left out, a rotation would not wait until only the hub issues there."""
     found = world(proposal(), proposal(cluster="east"))
     assert await ask(found, file, "accept", SHA, "--yes", *given) == 0
     names = {str(name) for name in read(file).trust.anchors[1].clusters}

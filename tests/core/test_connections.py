@@ -39,24 +39,24 @@ def test_the_connection_that_gives_way_is_of_the_busiest_address_and_unproven_fi
     seats, open_ = Connections(LIMIT), list[OpenConnection]()
     for step, number in steps:
         if step == "enter":
-            unknown_callers = Counter(each.address for each in open_ if not each.proven)
+            unproven = Counter(each.address for each in open_ if not each.proven)
             proven = Counter(each.address for each in open_ if each.proven)
             new = OpenConnection(seats, f"192.0.2.{number}")
             closed = [each for each in [*open_, new] if each.closed]
-            assert len(closed) == (len(open_) == LIMIT), "each new connection closes exactly one"
-            unknown_callers[new.address] += 1
+            assert len(closed) == (len(open_) == LIMIT), "at the limit, a new connection closes exactly one"
+            unproven[new.address] += 1
             for victim in closed:
                 assert victim.seat.gone
-                kind = proven if victim.proven else unknown_callers
+                kind = proven if victim.proven else unproven
                 assert kind[victim.address] == max(kind.values())
                 several = kind[victim.address] > 1
                 assert victim.reasons == ["connections_of_address" if several else "too_many_connections"]
                 if victim.proven:
-                    assert unknown_callers.total() <= LIMIT // NEWCOMERS, (
+                    assert unproven.total() <= LIMIT // NEWCOMERS, (
                         "unproven ones give way first while they are many"
                     )
                 else:
-                    assert unknown_callers.total() > LIMIT // NEWCOMERS or not proven
+                    assert unproven.total() > LIMIT // NEWCOMERS or not proven
                 resting = [
                     e for e in [*open_, new] if e.address == victim.address and e.proven is victim.proven
                 ]
@@ -99,9 +99,9 @@ def test_unproven_connections_displace_workloads_only_down_to_the_newcomers_shar
     pods = [OpenConnection(seats, "192.0.2.1") for _ in range(LIMIT)]
     for each in pods:
         each.seat.proved()
-    unknown_callers = [OpenConnection(seats, f"198.51.100.{number}") for number in range(100)]
+    unproven = [OpenConnection(seats, f"198.51.100.{number}") for number in range(100)]
     assert sum(each.closed for each in pods) == LIMIT // NEWCOMERS
-    assert not unknown_callers[-1].closed
+    assert not unproven[-1].closed
     assert seats.taken == LIMIT
 
 

@@ -167,7 +167,7 @@ ACCOUNTS = st.builds(ServiceAccountRef, NAMES, NAMES)
         foreign_trust_domains=st.lists(NAMES, max_size=2).map(tuple),
     )
 )
-def test_whatever_names_are_the_forms_are_yaml_and_say_the_same(settings: IstioSettings) -> None:
+def test_for_any_names_both_forms_are_yaml_with_the_same_settings(settings: IstioSettings) -> None:
     helm = said(settings, "helm")
     assert helm == said(settings, "istioctl") == said(settings, "sail")
     assert helm["istiod"]["global"]["multiCluster"]["clusterName"] == settings.cluster_id

@@ -353,7 +353,7 @@ def takes_signals(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to find what hangs")
-def test_a_role_ends_whichever_file_hangs(tmp_path: Path) -> None:
+def test_a_role_ends_with_any_file_hanging(tmp_path: Path) -> None:
     ca = intermediate("shared", root("a"))
     running = Running()
     try:

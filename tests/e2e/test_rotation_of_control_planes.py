@@ -35,7 +35,7 @@ from tests.support.unsafe import VARIABLE
 LEAF = int(os.environ.get("FEDERATION_ROTATION_LEAF", "36"))  # seconds
 LIMIT = 600.0 + 10 * LEAF
 STATES = ("PUBLISHING", "SOAKED", "CANARY", "ACTIVE", "UNPUBLISHING")
-ROUNDS = 20  # of each istiod in a state at the least, however busy the machine is
+ROUNDS = 20  # at least, for each istiod in each state, also on a busy machine
 BLOCKED = 6.0  # seconds for which one istiod may not patch its webhooks: longer than a gate takes to open
 
 

@@ -1,6 +1,6 @@
 """State directories as the last version writes them: their files, and their times.
 
-This is written anew from the format's description, not with the code that it is to judge: a file is one header line
+This is written from the format's description, independently of the code under test: a file is one header line
 ``federation-state/1 VERSION LENGTH SHA256`` and the document's bytes, where the checksum is over key, version and
 bytes with a zero byte between them. The name of a file is its document's key with ``@`` in place of ``/``.
 """
@@ -93,6 +93,6 @@ def shifted(documents: Mapping[str, Any], *, taken: float, now: float) -> dict[s
 
 
 def _later(packed: str, by: int) -> str:
-    """Instants of four bytes each, so many seconds later."""
+    """Packed instants of four bytes each, shifted by that many seconds."""
     instants = [instant for (instant,) in struct.iter_unpack(">I", base64.b64decode(packed))]
     return base64.b64encode(b"".join(struct.pack(">I", instant + by) for instant in instants)).decode()

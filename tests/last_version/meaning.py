@@ -69,7 +69,7 @@ def value_at(config: Any, key: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it, whatever class it is of: sets in order, everything else by its text."""
+    """A value of any class as JSON: sets in order, everything else by its text."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Enum):

@@ -1,6 +1,6 @@
 """The mesh that the state of the fixtures is of: two authorities with known keys, three clusters, and the hub's roles.
 
-``make.py`` runs it to write the fixtures; the end-to-end test runs it anew on what was written. No key is in a file of
+``make.py`` runs it to write the fixtures; the end-to-end test runs it again on what was written. No key is in a file of
 the repository: each follows from a name, and is written where a run needs it.
 """
 

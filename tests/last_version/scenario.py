@@ -35,7 +35,7 @@ LIMIT: Final = 120.0
 
 
 async def run() -> None:
-    """Write the state of each moment anew."""
+    """Write the state of each moment again."""
     for moment in MOMENTS:
         shutil.rmtree(STATE / moment, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="federation-fixture-") as place:

@@ -83,7 +83,7 @@ async def test_the_files_of_this_version_are_as_the_last_one_read_them(tmp_path:
 
 
 async def test_files_with_other_times_are_read_by_this_version(tmp_path: Path) -> None:
-    """What the end-to-end test stands on: nothing but the times differs, and all of them by as much."""
+    """The end-to-end test relies on this: only times differ, and all of them by the same amount."""
     moment, by = "active", 86400.0 * 365 * 3
     at, before = taken(moment), read(moment)
     later = shifted(before, taken=at, now=at + by)

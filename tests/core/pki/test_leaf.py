@@ -180,7 +180,7 @@ def test_a_signature_of_another_key_is_an_alarm() -> None:
     assert error.value.reason == "signature_invalid"
 
 
-def test_the_issuers_name_is_copied_and_not_encoded_anew() -> None:
+def test_the_issuers_name_is_copied_byte_for_byte() -> None:
     """Verifiers compare names byte by byte; a T61String must stay one."""
     name = x509.Name(
         [x509.NameAttribute(x509.NameOID.COMMON_NAME, "Old CA", _type=x509.name._ASN1Type.T61String)]

@@ -32,7 +32,7 @@ CERTIFICATES = [A, B, intermediate().certificate, LEAF]
     spaces=st.lists(st.text(" \t\r\n", max_size=4), min_size=8, max_size=8),
     newline=st.sampled_from([b"\n", b"\r\n"]),
 )
-def test_order_and_duplicates_survive_whatever_the_white_space(
+def test_order_and_duplicates_survive_any_white_space(
     chosen: list[object], spaces: list[str], newline: bytes
 ) -> None:
     text = spaces[0].encode()

@@ -91,8 +91,8 @@ def test_a_request_for_an_identity_or_for_nothing_is_refused() -> None:
     assert reason(craft.as_pem(craft.csr_der(attributes=[]))) == Refusal.NAME_MISSING
 
 
-def test_the_names_are_read_once_and_from_one_place() -> None:
-    """Of two extensions with names none is chosen, in whatever order they come, and neither of two attributes."""
+def test_a_request_with_names_in_two_places_is_refused() -> None:
+    """A request with two SAN extensions, or with two extension requests, is refused in any order."""
     good, other = craft.san(dns(NAMES[0])), craft.san(dns("kubernetes.default.svc"))
     for first, second in ((good, other), (other, good), (good, good)):
         twice = craft.csr_der(attributes=[craft.extension_request(first, second)])

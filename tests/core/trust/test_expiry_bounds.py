@@ -31,7 +31,7 @@ def test_a_step_is_bounded_and_a_sixteenth_between(lifetime: float) -> None:
 
 
 @given(tables=TABLES)
-def test_merging_keeps_the_latest_of_each_whatever_the_order(tables: list[dict[Delivered, float]]) -> None:
+def test_merging_keeps_the_latest_bounds_in_any_order(tables: list[dict[Delivered, float]]) -> None:
     together = merged(tables)
     assert together == merged(reversed(tables))
     assert together.keys() == {key for table in tables for key in table}

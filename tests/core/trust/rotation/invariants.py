@@ -1,12 +1,12 @@
-"""What must hold at every moment of a rotation, judged by what really is and not by what was observed.
+"""What must hold at every moment of a rotation, judged by the real state and not by what was observed.
 
-The numbers are those of the ten invariants: (1) every unexpired leaf validates in whatever any consumer may
-hold, by real path validation; (2) publish before use; (3) drain before remove; (4) successive bundles are in
-subset relation; (5) only a rotation takes a root away, never a source that fails; (6) unreachable is not
-converged, and nothing is issued where a cluster is quarantined; (7) generations only grow; (8) the control
-plane stays alive: agents that start, calls of a webhook and restarts of istiod succeed as before; (9) no leaf
-outlives its issuer; (10) a transition keeps its evidence, and a restart resumes. Besides, (s) nothing is signed under
-a root that no rotation has led to, whatever is configured.
+The numbers are those of the ten invariants: (1) every unexpired leaf validates against all roots that any consumer may
+have, by real path validation; (2) publish before use; (3) drain before remove; (4) successive bundles are in subset
+relation; (5) only a rotation removes a root, never a failing source; (6) unreachable is not converged, and nothing is
+issued where a cluster is quarantined; (7) generations only grow; (8) the control plane stays alive: agents that start,
+calls of a webhook and restarts of istiod succeed as before; (9) no leaf outlives its issuer; (10) a transition keeps
+its evidence, and a restart resumes. Besides, (s) nothing is signed under a root that no rotation has led to, for any
+configuration.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Violation(AssertionError):
 
 @dataclass(slots=True)
 class Invariants:
-    """Checks one simulation after every step and every decision; remembers only what it saw last."""
+    """Checks one simulation after every step and every decision; remembers only the last state."""
 
     sim: Simulation
     in_force: int = field(init=False)
@@ -67,7 +67,7 @@ class Invariants:
                 raise Violation(f"2: {leaf.cluster} got a leaf under a root that was not published")
             if not leaf.before_hub and ROOT_OF[leaf.issuer] not in self.led_to:
                 raise Violation(f"s: {leaf.cluster} got a leaf under a root that no rotation led to")
-            if not sim.unknown_callers or leaf not in sim.unknown_callers:
+            if not sim.excluded_leaves or leaf not in sim.excluded_leaves:
                 counted.add(leaf.issuer)
         verifying = sim.all_verify_with()
         for member in sim.members.values():
@@ -85,11 +85,11 @@ class Invariants:
                         self._failed(member, issuer)
         if sim.removed:
             self._removed_clusters(counted)
-        if sim.unknown_callers:
-            self._unknown_callers(verifying)
+        if sim.excluded_leaves:
+            self._include_verified_leaves(verifying)
 
-    def _unknown_callers(self, verifying: dict[str, set[frozenset[str]]]) -> None:
-        """A leaf that was of no concern is, once every consumer would verify it."""
+    def _include_verified_leaves(self, verifying: dict[str, set[frozenset[str]]]) -> None:
+        """A leaf that was excluded is checked from the moment on at which every consumer would verify it."""
         sim = self.sim
         deliverable = {
             sim.in_force,
@@ -98,19 +98,19 @@ class Invariants:
         consumers = {sim.roots(), *(sim.store.generations[number] for number in deliverable)}
         consumers |= {leaf.trusts for leaf in sim.leaves if leaf.cluster in sim.removed}
         consumers = consumers.union(*verifying.values())
-        sim.unknown_callers = {
+        sim.excluded_leaves = {
             leaf
-            for leaf in sim.unknown_callers
+            for leaf in sim.excluded_leaves
             if not all(validates(leaf.issuer, roots) for roots in consumers)
         }
 
     def _removed_clusters(self, counted: set[str]) -> None:
-        """What a cluster that was removed still holds verifies everybody's leaves, until it ends."""
+        """Workloads of removed clusters verify all leaves until their own certificates expire."""
         sim = self.sim
         for leaf in sim.leaves:
             if leaf.cluster not in sim.removed or leaf.cluster in {*sim.members, *sim.record.quarantined}:
                 continue
-            if leaf in sim.unknown_callers or sim.named is not None:
+            if leaf in sim.excluded_leaves or sim.named is not None:
                 continue
             for issuer in counted:
                 if not validates(issuer, leaf.trusts):
@@ -147,13 +147,13 @@ class Invariants:
         return "" if all(validates(issuer, roots) for roots in bundles) else "a started agent"
 
     def _lost(self, member: Member, what: str) -> None:
-        """Forgiven only where it was predicted."""
+        """Permitted only if it was predicted."""
         named = self.sim.named
         if named is None or member.name not in {loss.cluster for loss in named}:
             raise Violation(f"8: {what} in {member.name}, in {self.sim.state}")
 
     def _failed(self, member: Member, issuer: str) -> None:
-        """Leaves of that issuer do not validate everywhere in that cluster: forgiven only where it was predicted."""
+        """Leaves of that issuer do not validate everywhere in that cluster: permitted only if it was predicted."""
         sim = self.sim
         if sim.named is None:
             raise Violation(f"1: a leaf of {issuer[:8]} fails in {member.name}, in {sim.state}")
@@ -167,7 +167,7 @@ class Invariants:
         if all(validates(issuer, roots) for roots in trusted):
             return
         for leaf in sim.leaves:
-            mine = leaf.issuer == issuer and not (leaf.after_emergency or leaf in sim.unknown_callers)
+            mine = leaf.issuer == issuer and not (leaf.after_emergency or leaf in sim.excluded_leaves)
             if mine and leaf.cluster not in predicted:
                 raise Violation(f"losses: leaves of {leaf.cluster} fail in {member.name}, unforetold")
 
@@ -190,7 +190,7 @@ class Invariants:
             needing = [
                 leaf
                 for leaf in sim.leaves
-                if ROOT_OF[leaf.issuer] in gone and leaf not in sim.unknown_callers
+                if ROOT_OF[leaf.issuer] in gone and leaf not in sim.excluded_leaves
             ]
             if needing:
                 raise Violation(f"3: a root is removed while a leaf of {needing[0].cluster} needs it")
@@ -230,5 +230,5 @@ def _issuers(directives: SigningDirectives) -> set[str]:
 
 
 def _steps(step: Transition) -> tuple[State, State, float, str, str]:
-    """A transition without its evidence, of which only a part is recorded in the long run."""
+    """A transition without its evidence, of which the record keeps only a part over time."""
     return step.before, step.after, step.at, step.author, step.reason

@@ -1,7 +1,7 @@
-"""A simulated control plane: what is in its Secret, what istiod has taken up of it, and what its webhooks hold.
+"""A simulated control plane: its Secret, what istiod has loaded of it, and the caBundle of its webhooks.
 
-istiod reads its files at its start and takes them up anew some time after they change; it patches its webhooks some
-time after that, at most :data:`PATCH_LAG` later. Its certificate comes through the listener like everybody's.
+istiod reads its files at its start and again some time after they change; it patches its webhooks at most
+:data:`PATCH_LAG` after that. Its certificate comes from the listener, like those of workloads.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-PATCH_LAG: Final = 6.0  # less than the soak, and than what a read-back may be old
+PATCH_LAG: Final = 6.0  # less than the soak, and less than the maximum age of a read-back
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What the Secret holds: by whom its certificate is and until when, and the roots of its ca.crt."""
+    """The content of the Secret: the issuer and expiry of its certificate, and the roots of its ca.crt."""
 
     issuer: str
     not_after: float
@@ -51,12 +51,12 @@ class Istiod:
     seen: Seen | None = None
 
     def start(self, now: float) -> None:
-        """Killed and started: it serves with what is mounted, or not at all."""
+        """Kill and start it: it serves with what is mounted, or not at all."""
         self.runs_with = self.secret
         self._changed(now)
 
     def take_up(self, now: float) -> None:
-        """What has changed since; where there was nothing at its start it does not read again."""
+        """Load what has changed; if there was nothing at its start it does not read again."""
         if self.runs_with is not None:
             self.runs_with = self.secret
             self._changed(now)

@@ -1,4 +1,4 @@
-"""What operators do to a simulated mesh, sensible or not; a refusal changes nothing. And a healthy hour of it."""
+"""What operators do to a simulated mesh, sensible or not (a refusal changes nothing), and a healthy hour of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAITS: Final = (1.0, 4.0, 15.0, 45.0)
 
 
 def signing_side(sim: Simulation) -> str:
-    """What is signed with at rest."""
+    """What signs without a rotation."""
     side = effects.signing_side(sim.record)
     return side.subject if side is not None else "a1"
 
@@ -35,7 +35,7 @@ def _try(sim: Simulation, operation: Callable[[RotationRecord], RotationRecord])
 
 
 def propose(sim: Simulation, choice: int) -> None:
-    """``choice`` picks the successor, canaries, waves, and whether it goes on by itself."""
+    """``choice`` picks the successor, canaries, waves, and whether it advances automatically."""
     names = list(sim.members)
     waves: list[list[str]] = [[], [names[:1], names[1:]], [names[:1]]][choice // 3 % 3]
     rotation = sim.record.rotation
@@ -89,12 +89,12 @@ def release(sim: Simulation, cluster: int) -> None:
 
 def by_hand(sim: Simulation) -> None:
     sim.ensure_generation()
-    sim.ensure_orders()
+    sim.ensure_directives()
     sim.decide(by_hand=True)
 
 
 def emergency(sim: Simulation, choice: int) -> None:
-    """One side is compromised; what is predicted is recorded, to be compared with what then fails."""
+    """Declare one side compromised; record the predicted losses, to be compared with what then fails."""
     rotation = sim.record.under_way
     if rotation is None or not sim.watching:
         return
@@ -122,7 +122,7 @@ def emergency(sim: Simulation, choice: int) -> None:
 
 
 def remove_now(sim: Simulation, choice: int) -> None:
-    """An anchor whose pin is gone is removed whatever needs it; what is predicted is recorded, as above."""
+    """Remove an anchor without a pin even if it is needed; record the predicted losses, as above."""
     gone = [root for _, root in sorted(ROOT.items()) if root in sim.record.unpinned]
     if not gone or not sim.watching:
         return
@@ -153,11 +153,11 @@ def register(sim: Simulation, which: int, kind: int) -> None:
         name, ISSUER[issuer], frozenset({ROOT["a"], ROOT["w"], ROOT[issuer[0]]}), True, sim.named is not None
     )
     sim.leaves[leaf] = sim.now + LIFETIME
-    sim.unknown_callers.add(leaf)
+    sim.excluded_leaves.add(leaf)
 
 
 def unregister(sim: Simulation, which: int) -> None:
-    """Its workloads live on, with what they hold of the hub and from before it."""
+    """Unregister a cluster whose workloads keep running with certificates of the hub and from before it."""
     if len(sim.members) > 1:
         member = sim.members.pop(sim.member(which).name)
         if not member.joining:
@@ -189,14 +189,14 @@ def replace_pin(sim: Simulation, which: int, other: int) -> None:
 
 
 def configure(sim: Simulation, which: int) -> None:
-    """A signer takes up the configuration as it is now."""
+    """A signer applies the present configuration."""
     signer = sim.signer(which)
     if signer.up and signer.name not in sim.refused:
         signer.pins = sim.pins
 
 
 def refuse(sim: Simulation, which: int) -> None:
-    """A signer, or the controller, refuses the newest configuration and goes on with the one before."""
+    """A signer, or the controller, refuses the newest configuration and keeps the one before."""
     who = ("the controller", *(signer.name for signer in sim.signers))[which % (len(sim.signers) + 1)]
     sim.refused[who] = "no such key"
 
@@ -217,7 +217,7 @@ def put_back_authority(sim: Simulation, which: int) -> None:
 
 
 def take_out_authorities(sim: Simulation) -> None:
-    """Signers are configured with nothing below a root whose pin is gone and that nothing signs under by order."""
+    """Remove from signers the authorities below roots without a pin, except those of the rotation."""
     rotation = sim.record.rotation
     needed = {SIDES["a1"].root} if rotation is None else {rotation.old.root, rotation.new.root}
     for signer in sim.signers:
@@ -237,7 +237,7 @@ def set_back(sim: Simulation, which: int, behind: int) -> None:
 
 
 def round_of(sim: Simulation, seconds: float = 5.0) -> None:
-    """Everybody who is up does what they do all the time."""
+    """Every running part does its regular work once."""
     for member in range(len(sim.members)):
         for target in range(len(sim.member(member).targets)):
             sim.publish(member, target)
@@ -261,7 +261,7 @@ def round_of(sim: Simulation, seconds: float = 5.0) -> None:
 
 
 def _istiod_runs(sim: Simulation, member: int) -> None:
-    """It takes up what is mounted, and patches its webhooks; where it has none yet it is started."""
+    """istiod loads what is mounted and patches its webhooks; without files so far it is restarted."""
     istiod = sim.member(member).istiod
     if istiod.runs_with is None:
         istiod.start(sim.now)
@@ -270,7 +270,7 @@ def _istiod_runs(sim: Simulation, member: int) -> None:
 
 
 def heal(sim: Simulation) -> None:
-    """Whatever was broken is repaired, and every cluster that was taken out may return."""
+    """Repair everything that was broken, and let every quarantined cluster return."""
     sim.validated, sim.bundle_fails = "", False
     correct(sim)
     sim.restart_controller()
@@ -299,7 +299,7 @@ def heal(sim: Simulation) -> None:
 
 
 def ends(sim: Simulation, check: Callable[[], None], within: int = 80) -> bool:
-    """Whether the rotation under way ends once everything is well, within so many rounds."""
+    """Whether the present rotation ends within this many rounds once everything works."""
     for _ in range(within):
         if sim.record.under_way is None and not sim.members.keys() & sim.record.quarantined.keys():
             return True
@@ -314,7 +314,7 @@ def rounds(sim: Simulation, count: int) -> None:
 
 
 def healthy(sim: Simulation, count: int) -> None:
-    """All is well for a while, and an operator goes on by hand where the machine waits for it."""
+    """Healthy rounds, in which an operator advances the rotation by hand where it waits for one."""
     heal(sim)
     for _ in range(count):
         round_of(sim, 8.0)

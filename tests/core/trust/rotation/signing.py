@@ -14,10 +14,10 @@ from tests.core.trust.rotation.certificates import ISSUER, NOT_AFTER, ROOT, ROOT
 LIFETIME: Final = 60.0
 NONE: Final = 0  # the generation of a signer that was started and believes none yet
 CONFIGURED: Final = ISSUER["a1"]
-"""What signs where no rotation ever said otherwise."""
+"""The authority that signs before the first rotation."""
 
 OF_THE_HUB: Final = frozenset(ISSUER.values()) - {ISSUER["w1"]}
-"""What signers may be ready with: the CA that a cluster came with is none of theirs."""
+"""What signers may be ready to sign with; the CAs that clusters brought are not among them."""
 
 
 @dataclass(slots=True)
@@ -36,13 +36,13 @@ class Store:
 
     @property
     def set_back(self) -> bool:
-        """Whether it names an earlier generation as in force than was."""
+        """Whether it names an earlier generation as in force than before."""
         return self.in_force < max(self.generations)
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """Leaves that are alike: of one cluster and issuer, delivered with the same roots."""
+    """Leaves of one cluster and issuer that were delivered with the same roots."""
 
     cluster: str
     issuer: str
@@ -63,7 +63,7 @@ class Signer:
     """``generation`` and ``directives`` are what it saw last; ``persisted`` is its table, the rest its memory.
 
     The promise it keeps: before a leaf leaves, a bound that covers it is persisted, and whenever a bound had
-    to be persisted, what it was decided by is read once more. That is the fence: a controller that did not
+    to be persisted, what it was decided by is read once more. That is the revalidation: a controller that did not
     yet see the bound has persisted nothing that the signer does not see then. ``covered`` are the bounds
     behind which that reading succeeded; one that was persisted before it failed covers nothing.
 
@@ -91,13 +91,13 @@ class Signer:
 
     def poll(self, store: Store) -> None:
         if self.up and self.connected:
-            self._believe(store)
+            self._load_generation(store)
             self.directives = store.directives
             self._take_up()
-            self.covered = dict(self.persisted)  # whatever was persisted was persisted before this reading
+            self.covered = dict(self.persisted)  # all that is persisted was persisted before this read
 
-    def _believe(self, store: Store) -> None:
-        """Take up what is in force where its own configuration pins all of it, or did; remember what it pins of it."""
+    def _load_generation(self, store: Store) -> None:
+        """Load the generation in force if its own configuration pins all of it, or did; remember what it pins."""
         memory = frozenset[str]().union(*store.remembered.values())
         if "remembered" in self.without:
             memory = frozenset()
@@ -128,7 +128,7 @@ class Signer:
             return None  # what is handed out chains to a published anchor
         delivered = Delivered(cluster, issuer, self.generation)
         not_after = min(now + self.clock + LIFETIME, NOT_AFTER[issuer])
-        covered = self.persisted if "fenced_bounds" in self.without else self.covered
+        covered = self.persisted if "revalidated_bounds" in self.without else self.covered
         if not_after <= covered.get(delivered, 0.0):
             return delivered, not_after
         if not self.connected:
@@ -140,7 +140,7 @@ class Signer:
         return None
 
     def finish(self, store: Store) -> tuple[Delivered, float] | None:
-        """The fence, and the delivery behind it."""
+        """Revalidate, and deliver if nothing has changed."""
         begun, self.begun = self.begun, None
         if begun is None or not self.connected:
             return None
@@ -148,7 +148,7 @@ class Signer:
             self._persist(begun)
             return None
         seen = (store.in_force, store.directives)
-        if "fence" not in self.without and seen != (begun.delivered.generation, begun.directives):
+        if "revalidation" not in self.without and seen != (begun.delivered.generation, begun.directives):
             self.poll(store)
             return None
         self.covered[begun.delivered] = self.persisted[begun.delivered]
@@ -159,7 +159,7 @@ class Signer:
         self.persisted[begun.delivered] = max(bound, self.persisted.get(begun.delivered, 0.0))
 
     def configure(self, issuer: str) -> None:
-        """Another authority is configured, or its files are exchanged in place."""
+        """Configure another authority, or exchange its files in place."""
         self.pending = issuer
         if self.up:
             self._take_up()
@@ -180,7 +180,7 @@ class Signer:
 
     @property
     def signs(self) -> str:
-        """What it signs with where no cluster is an exception; empty where nothing may."""
+        """What it signs with unless a cluster is an exception; empty if nothing may sign."""
         return self._issuer("")
 
     def _issuer(self, cluster: str) -> str:

@@ -75,7 +75,7 @@ class Simulation:
     """The generation that the controller works by where the store was set back, and (below) who gets an older one."""
     adopted_behind: dict[str, int] = field(init=False, default_factory=dict)
     leaves: dict[Leaf, float] = field(init=False, default_factory=dict)
-    unknown_callers: set[Leaf] = field(init=False, default_factory=set)
+    excluded_leaves: set[Leaf] = field(init=False, default_factory=set)
     stop_bounds: dict[str, float] = field(init=False, default_factory=dict)
     pairs: dict[tuple[str, str], PairFacts] = field(init=False, default_factory=dict)
     validated: str = field(init=False, default="")
@@ -84,7 +84,7 @@ class Simulation:
     watching: bool = field(init=False, default=True)
     pins: frozenset[str] = field(init=False, default=frozenset(ROOT.values()))
     refused: dict[str, str] = field(init=False, default_factory=dict)
-    """Who refuses the newest configuration, and why."""
+    """Which processes refuse the newest configuration, and why."""
     own: dict[str, frozenset[str]] = field(init=False, default_factory=dict)
     """The roots that clusters came with, registered or not."""
     removed: set[str] = field(init=False, default_factory=set)
@@ -124,7 +124,7 @@ class Simulation:
 
     @property
     def behind(self) -> dict[str, int]:
-        """Clusters that it has keep an earlier one."""
+        """Clusters that have to keep an earlier generation."""
         return self.adopted_behind if self.store.in_force < self.adopted else self.store.behind
 
     def meant_for(self, cluster: str) -> int:
@@ -132,7 +132,7 @@ class Simulation:
         return self.behind.get(cluster, self.in_force)
 
     def roots_in_force(self) -> frozenset[str]:
-        """Those of every generation in force, and of the one that the controller knows to be."""
+        """The roots of every generation in force, and of the one that the controller takes to be in force."""
         numbers = (self.store.in_force, *self.store.behind.values(), self.in_force)
         return frozenset[str]().union(*(self.store.generations[number] for number in numbers))
 
@@ -144,7 +144,7 @@ class Simulation:
 
     @property
     def clock(self) -> float:
-        """The controller's."""
+        """The controller's clock."""
         return self.now + SKEW / 2
 
     @property
@@ -170,7 +170,7 @@ class Simulation:
             member.istiod.patch_what_is_due(self.now)
         slowest = self.now - SKEW / 2
         self.leaves = {leaf: until for leaf, until in self.leaves.items() if until > slowest}
-        self.unknown_callers &= self.leaves.keys()
+        self.excluded_leaves &= self.leaves.keys()
 
     def begin(self, signer: int, cluster: int) -> None:
         name = self.member(cluster).name
@@ -198,7 +198,7 @@ class Simulation:
     # The control plane
 
     def provide(self, signer: int, cluster: int) -> None:
-        """istiod's certificate where another is to be signed with, or it is due; and its ca.crt, as it is meant now."""
+        """Renew istiod's certificate if it is due or another side has to sign it; write the present roots to ca.crt."""
         member, chosen = self.member(cluster), self.signer(signer)
         if not self._provides(member) or chosen.begun is not None:
             return
@@ -213,14 +213,14 @@ class Simulation:
             self._write(member, member.istiod.secret.issuer, member.istiod.secret.not_after)
 
     def write_ca(self, cluster: int) -> None:
-        """Its ca.crt alone, as it is meant now."""
+        """Write the present roots to its ca.crt alone."""
         member = self.member(cluster)
         present = member.istiod.secret
         if self._provides(member) and present is not None:
             self._write(member, present.issuer, present.not_after)
 
     def certify_by_hand(self, cluster: int) -> None:
-        """A person has put a certificate there that lives long and that no signer has accounted for."""
+        """A person writes a long-lived certificate there that no signer has recorded."""
         istiod = self.member(cluster).istiod
         if istiod.secret is not None and self.member(cluster).name not in self.record.quarantined:
             istiod.secret = replace(istiod.secret, not_after=self.now + BY_HAND)
@@ -288,9 +288,9 @@ class Simulation:
                 yield leaf.trusts
 
     def all_verify_with(self) -> dict[str, set[frozenset[str]]]:
-        """What clients are verified with in each cluster: by everybody above, and by istiod, now and after a restart.
+        """The roots that verify clients in each cluster: of all consumers above, and of istiod now and when restarted.
 
-        One whose certificate has ended has no clients.
+        An istiod whose certificate has expired has no clients.
         """
         generations, found = self.store.generations, dict[str, set[frozenset[str]]]()
         for name, member in self.members.items():
@@ -305,7 +305,7 @@ class Simulation:
         return found
 
     def false_alarm(self, client: int, server: int) -> None:
-        """A proof that failed for whatever reason."""
+        """A proof that fails for a reason outside the rotation."""
         pair = (self.member(client).name, self.member(server).name)
         if pair in self.pairs:
             self.pairs[pair] = replace(
@@ -389,7 +389,7 @@ class Simulation:
         )
 
     def ensure_generation(self) -> None:
-        """What the record says is published, as a generation; and who keeps the one before it."""
+        """Write what the record says is published as a generation, and which clusters keep the one before."""
         if not self.watching or self.bundle_fails:
             return
         roots, behind, store = (
@@ -412,7 +412,7 @@ class Simulation:
         self.adopted, self.adopted_behind = store.in_force, dict(store.behind)
         self.ensured = None
 
-    def ensure_orders(self) -> None:
+    def ensure_directives(self) -> None:
         if not self.watching:
             return
         directives = signing_directives(self.record)
@@ -425,7 +425,7 @@ class Simulation:
         self.ensured = self.record if done or self.bundle_fails else None  # that it was tried is all there is
 
     def decide(self, *, by_hand: bool = False) -> None:
-        """Only on effects that are persisted for this very record; then what was decided is persisted."""
+        """Decide only if the effects of this very record are persisted; then persist the decision."""
         if self.watching and (self.ensured is self.record or "effects_first" in self.without):
             before = self.record
             self.store.record = transitions.advance(
@@ -435,7 +435,7 @@ class Simulation:
             self.check()
 
     def settle(self) -> None:
-        """What the configuration has changed about what is published, noted in the record."""
+        """Record what the configuration has changed about what is published."""
         if not self.watching:
             return
         found = {
@@ -451,7 +451,7 @@ class Simulation:
             self.store.record = record
 
     def note(self) -> None:
-        """What signers are seen to sign with at rest, noted in the record."""
+        """Record what signers are observed to sign with while there is no rotation."""
         if not self.watching or self.ensured is not self.record:
             return
         sides = {side.intermediate: side for side in SIDES.values()}
@@ -459,7 +459,7 @@ class Simulation:
         self.store.record, _ = note_signing(self.record, signing, ())
 
     def drop(self) -> None:
-        """Anchors whose pin is gone and that nothing needs leave; only on effects that are persisted."""
+        """Remove anchors without a pin that nothing needs; only if the effects are persisted."""
         if not self.watching or self.ensured is not self.record:
             return
         before = self.record
@@ -483,7 +483,7 @@ class Simulation:
         self.check()
 
     def _judge(self, before: RotationRecord) -> None:
-        """Invariant 6: what was passed over is reachable or quarantined; nothing is called done unseen."""
+        """Invariant 6: a cluster that was not waited for is reachable or quarantined; nothing is done unobserved."""
         was, rotation = before.rotation, self.record.rotation
         if was is None or rotation is None or len(rotation.history) == len(was.history):
             return
@@ -511,7 +511,7 @@ class Simulation:
                 self.faults.append(f"6: {rotation.state} though {member.name} holds the root still")
 
     def _judge_control_plane(self, was: Rotation, member: Member) -> None:
-        """Invariant 8: no side is left while the certificate that istiod is to serve with is of it, or has ended."""
+        """Invariant 8: no side is left while istiod's certificate is of it or has expired."""
         left = was.state is State.ACTIVE or (was.state is State.ABORTING and not was.wave)
         if not left or member.joining:
             return
@@ -523,13 +523,13 @@ class Simulation:
     def tick(self) -> None:
         self.settle()
         self.ensure_generation()
-        self.ensure_orders()
+        self.ensure_directives()
         self.note()
         self.decide()
         self.drop()
 
     def crash_controller(self) -> None:
-        """Its memory is gone: facts and proofs. The record survives as bytes.
+        """It loses its memory: facts and proofs. The record survives as bytes.
 
         Not between a set back and its next check: one that begins then knows of it only by what signers report
         (``controller/test_setbacks.py``).

@@ -1,8 +1,8 @@
-"""Each safeguard taken away in turn, and what breaks then: nothing is checked that is not needed, or not known to be.
+"""Each safeguard is left out in turn, and something has to break: every check is needed, and known to be.
 
-The first table is broken by the machine itself: the same walks that hold with the safeguard find a violation
-without it. The second guards what no invariant of handshakes speaks of, or what another safeguard also holds;
-a scene each shows what it is for.
+Those of the first table are found by the state machine itself: the same walks that hold with the safeguard find a
+violation without it. The second table has those that no invariant of handshakes covers, or that another safeguard
+covers as well; a scenario for each shows what it is for.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WALKS: Final = 1500
 class Broken:
     """Which invariants break (their numbers), in walks from ``since`` on in which the favoured events are frequent.
 
-    ``since`` is a walk that is known to find it: where an edit changes what that one meets, the search goes on.
+    ``since`` is a walk that is known to find it; if an edit changes that walk, the search continues with the next.
     """
 
     invariants: str
@@ -63,18 +63,17 @@ BY_THE_MACHINE: Final = {
     "pending_changes": Broken("s1", "edit_authority restart_signer crash_signer round"),
     "own_issuers": Broken("3", "unpin pin round", 25),
     "own_earlier": Broken("3", "unpin register round", 43),
-    "fence": Broken("6", "quarantine"),
+    "revalidation": Broken("6", "quarantine"),
     "ahead": Broken("6", "quarantine"),
-    "fenced_bounds": Broken("6", "disconnect connect begin finish quarantine"),
+    "revalidated_bounds": Broken("6", "disconnect connect begin finish quarantine"),
     "directives, enacted, effects_first": Broken(
-        "1356", "ensure_orders ensure_generation decide abort quarantine", 225
+        "1356", "ensure_directives ensure_generation decide abort quarantine", 225
     ),
 }
-"""``fence``, ``ahead``, ``fenced_bounds`` and ``effects_first`` are the promises of signers and of the controller,
-``pending_changes`` that an authority which is configured, or which files hold by now, signs only where a rotation leads
-to it, ``kept`` that what is published stays whatever the configuration pins, ``gone`` that what lived before the hub in
-a
-cluster that was removed counts. The other conditions of an anchor whose pin is gone: ``test_member_cas.py``."""
+"""``revalidation``, ``ahead``, ``revalidated_bounds`` and ``effects_first`` are promises of signers and the controller.
+``pending_changes``: an authority that was configured, or whose files were exchanged, signs only where a rotation leads
+to it. ``kept``: what is published stays, even if the configuration no longer pins it. ``gone``: leaves from before the
+hub in a removed cluster count. The other conditions of an anchor without a pin are in ``test_member_cas.py``."""
 
 BY_A_SCENE: Final = frozenset({
     "validated", "capacity", "soak", "matrix", "signers",
@@ -108,7 +107,7 @@ def test_without_it_the_machine_finds_a_violation(left_out: str) -> None:
 
 
 def settled(state: State, canary: tuple[str, ...] = ()) -> Simulation:
-    """In that state by hand, with everything that its gate asks for."""
+    """A manual rotation in that state, with every condition of its gate met."""
     sim = scenes.manual(scenes.at(state, canary=canary))
     operators.rounds(sim, 16)
     assert scenes.unmet(sim) == set()
@@ -116,7 +115,7 @@ def settled(state: State, canary: tuple[str, ...] = ()) -> Simulation:
 
 
 def only(sim: Simulation, world: World, name: str) -> None:
-    """This condition alone is unmet; without it the step would be taken."""
+    """Checks that only this condition is unmet, and that without it the step would be taken."""
     before = scenes.rotation(sim)
     assert transitions.advance(sim.record, world, by_hand=True).rotation == before
     after = transitions.advance(sim.record, world, by_hand=True, without=frozenset({name})).rotation
@@ -125,19 +124,19 @@ def only(sim: Simulation, world: World, name: str) -> None:
 
 
 def test_without_validated() -> None:
-    """An authority that cannot sign would be published and ordered, and issuing would stop."""
+    """Otherwise an authority that cannot sign would be published and directed to sign, and issuing would stop."""
     sim = scenes.started(Simulation())
     only(sim, replace(sim.observe(), validated="the dry-run leaf does not verify"), "validated")
 
 
 def test_without_capacity() -> None:
-    """A back end that is too slow would get every renewal."""
+    """Otherwise a back end that is too slow would get every renewal."""
     sim = scenes.started(Simulation())
     only(sim, replace(sim.observe(), capacity=Capacity(rate=50.0, quota=20.0)), "capacity")
 
 
 def test_without_soak() -> None:
-    """What was met at one observation only would count as met throughout."""
+    """Otherwise conditions met at a single observation would count as met throughout."""
     steps = {}
     for without in (frozenset[str](), frozenset({"soak"})):
         sim = scenes.at(State.SOAKED, without=without)
@@ -147,14 +146,14 @@ def test_without_soak() -> None:
 
 
 def test_without_matrix() -> None:
-    """A pair that fails for a reason of its own would be passed by: the other conditions do not see it."""
+    """Otherwise a pair that fails for another reason would be ignored: the other conditions do not see it."""
     sim = settled(State.SOAKED)
     sim.false_alarm(0, 1)
     only(sim, sim.observe(), "matrix")
 
 
 def test_without_signers() -> None:
-    """A signer that cannot sign with the new intermediate would be ordered to, and issue nothing."""
+    """Otherwise a signer that cannot sign with the new intermediate would be directed to, and issue nothing."""
     sim = settled(State.SOAKED)
     sim.signers[0].ready.discard(ISSUER["b1"])
     only(sim, sim.observe(), "signers")
@@ -168,7 +167,7 @@ def test_without_signers() -> None:
 
 
 def test_without_directives() -> None:
-    """A signer that is live and does not follow would go unnoticed; the fence still holds it."""
+    """Otherwise a live signer that does not follow would go unnoticed; revalidation alone would stop it."""
     sim = settled(State.ACTIVE)
     world = sim.observe()
     lagging = replace(world.signers["signer-0"], state="CANARY")
@@ -176,7 +175,7 @@ def test_without_directives() -> None:
 
 
 def test_without_new_in_use() -> None:
-    """The matrix would be green by leaves of the old authority, and the canary prove nothing."""
+    """Otherwise the matrix would be green by leaves of the old authority, and the canary would prove nothing."""
     sim = settled(State.CANARY, canary=("one",))
     world = sim.observe()
     stale = {
@@ -198,7 +197,7 @@ def test_an_abort_waits_for_the_listener_condition_too() -> None:
 
 @pytest.mark.parametrize("state", [State.ACTIVE, State.UNPUBLISHING])
 def test_without_listener(state: State) -> None:
-    """Callers that are connected would hide that new ones refuse what a listener shows since it changed sides."""
+    """Otherwise connected callers would hide that new ones refuse the listener's certificate of the other side."""
     sim = settled(state)
     sim.signers[0].listener_refused = True
     assert scenes.unmet(sim) == {"listener"}
@@ -216,14 +215,14 @@ def test_without_listener(state: State) -> None:
 def test_without_in_force() -> None:
     """Restored and aborted before the old root was published again: the next leaf would be delivered without it.
 
-    The fence does not help, since what is in force has not changed. The controller's order of writing does where
-    it stays; an operator's command comes at any time.
+    Revalidation does not help, since what is in force has not changed. The order in which the controller writes does
+    help while it runs; but an operator's command may come at any time.
     """
     for left_out in (frozenset[str](), frozenset({"in_force"})):
         without = left_out | {"webhooks_settled"}  # which would make the operator wait, and only that
         sim = scenes.at(State.UNPUBLISHING, waves=(("one",), ("two",)), without=without)
         sim.ensure_generation()
-        sim.ensure_orders()
+        sim.ensure_directives()
         sim.signers[0].poll(sim.store)
         checks = Invariants(sim)
         operators.restore(sim)
@@ -242,7 +241,7 @@ def test_without_in_force() -> None:
 
 
 def test_without_conditions_met_since() -> None:
-    """Restored, published again and aborted by a read-back from before the root was taken away: it is gone there."""
+    """Restored, published again and aborted by a read-back from before the root was removed: it is gone by now."""
     for without in (frozenset[str](), frozenset({"conditions_met_since"})):
         sim = scenes.at(State.UNPUBLISHING, without=without)
         sim.ensure_generation()
@@ -268,7 +267,7 @@ def test_without_conditions_met_since() -> None:
 
 
 def with_an_old_ca_file(sim: Simulation) -> Istiod:
-    """The first cluster's istiod has taken up both roots, and its Secret holds the old one alone since."""
+    """The first cluster's istiod has loaded both roots; since then its Secret has the old one alone."""
     istiod = sim.member(0).istiod
     assert istiod.secret is not None
     istiod.secret, istiod.generation = replace(istiod.secret, roots=frozenset({ROOT["a"]})), 1
@@ -278,7 +277,7 @@ def with_an_old_ca_file(sim: Simulation) -> Istiod:
 
 
 def test_without_istiod_trust() -> None:
-    """istiod would be restarted with roots by which it refuses clients of the new authority."""
+    """Otherwise istiod could restart with roots by which it refuses clients of the new authority."""
     sim = settled(State.SOAKED)
     istiod = with_an_old_ca_file(sim)
     only(sim, sim.observe(), "istiod_trust")
@@ -307,7 +306,7 @@ def test_without_return_istiod_trust() -> None:
 
 
 def test_without_remembered() -> None:
-    """A signer that is started after a pin was taken out would refuse the bundle that still holds its anchor."""
+    """Otherwise a signer started after the removal of a pin would refuse the bundle that still has its anchor."""
     for without in (frozenset[str](), frozenset({"remembered"})):
         sim = Simulation(clusters=2, without=without)
         operators.rounds(sim, 2)
@@ -324,7 +323,7 @@ def test_without_remembered() -> None:
 
 @pytest.mark.parametrize("state", [State.ACTIVE, State.UNPUBLISHING])
 def test_without_known(state: State) -> None:
-    """Set back in the store, what is in force may lack the new root: no cluster gets it, nor does a gate count it."""
+    """After a rollback of the store the bundle in force may lack the new root: no cluster gets it, no gate uses it."""
     for without in (frozenset[str](), frozenset({"known"})):
         sim = scenes.at(state, waves=(("one",), ("two",)), without=without)
         sim.tick()
@@ -342,7 +341,7 @@ def test_without_known(state: State) -> None:
 
 
 def test_without_webhooks() -> None:
-    """istiod's certificate would be re-signed while kube-apiserver verifies it by the old root alone."""
+    """Otherwise istiod's certificate would be re-signed while kube-apiserver verifies it by the old root alone."""
     sim = settled(State.SOAKED)
     istiod = sim.member(0).istiod
     istiod.bundle = frozenset({ROOT["a"]})
@@ -398,7 +397,7 @@ def _rounds(sim: Simulation, checks: Invariants) -> None:
 
 
 def test_without_canary_fallback() -> None:
-    """A canary that fails would stay, and go on failing."""
+    """Otherwise a failing canary would stay and keep failing."""
     for without in (frozenset[str](), frozenset({"canary_fallback"})):
         sim = settled(State.CANARY, canary=("one",))
         sim.without = without
@@ -407,9 +406,9 @@ def test_without_canary_fallback() -> None:
         assert sim.state is (State.CANARY if without else State.SOAKED)
 
 
-def test_without_the_fence_a_leaf_outlives_its_root() -> None:
-    """A signer that was not seen for a while comes back with old directives, after the gate was computed."""
-    for without in (frozenset[str](), frozenset({"fence"})):
+def test_without_revalidation_a_leaf_outlives_its_root() -> None:
+    """A signer that was disconnected for a while returns with old directives after the gate was computed."""
+    for without in (frozenset[str](), frozenset({"revalidation"})):
         sim = scenes.at(State.SOAKED, without=without)
         late = sim.signers[1]
         late.connected, late.without = False, without

@@ -75,7 +75,7 @@ EVENTS: Final[dict[str, tuple[int, Event]]] = {
     "false_alarm": (1, lambda sim, x, y: sim.false_alarm(x, y)),
     "tick": (10, lambda sim, *_: sim.tick()),
     "ensure_generation": (2, lambda sim, *_: sim.ensure_generation()),
-    "ensure_orders": (2, lambda sim, *_: sim.ensure_orders()),
+    "ensure_directives": (2, lambda sim, *_: sim.ensure_directives()),
     "decide": (2, lambda sim, *_: sim.decide()),
     "crash_controller": (1, lambda sim, *_: sim.crash_controller()),
     "restart_controller": (5, lambda sim, *_: sim.restart_controller()),
@@ -108,7 +108,7 @@ EVENTS: Final[dict[str, tuple[int, Event]]] = {
     "settle": (1, lambda sim, *_: sim.settle()),
     "drop": (2, lambda sim, *_: sim.drop()),
 }
-"""Each event by name, with how often it comes; it takes two small numbers."""
+"""Each event by name, with its weight; it takes two small numbers."""
 
 OF_AUTHORITIES: Final[dict[str, tuple[int, Event]]] = {
     "edit_authority": (4, operators.edit_authority),
@@ -126,7 +126,7 @@ FAVOUR: Final = 8
 
 
 def event(sim: Simulation, name: str, x: int, y: int) -> None:
-    """One event of :data:`EVENTS`, an emergency, or a removal whatever needs it."""
+    """One event of :data:`EVENTS`, an emergency, or the removal of an anchor that may be needed."""
     if name == EMERGENCY:
         operators.emergency(sim, x)
     elif name == REMOVAL:
@@ -145,7 +145,7 @@ def walk(
     authorities: bool = False,
     setbacks: bool = False,
 ) -> Invariants:
-    """So many events, drawn by the seed; those to favour come more often. Raises Violation with the last events."""
+    """Run ``steps`` events, drawn by the seed; favoured ones come more often. Raises Violation with the last events."""
     random = Random(seed)
     sim = Simulation(
         clusters=random.randint(2, 4),

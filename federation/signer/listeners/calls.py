@@ -89,7 +89,7 @@ class ListenerContext:
 class _Call:
     """A call that came in, until its reply is handed over or its caller has gone."""
 
-    __slots__ = ("allowed", "begun", "deadline", "end", "ended", "head", "message", "slot", "stream", "task")
+    __slots__ = ("begun", "deadline", "end", "ended", "head", "message", "slot", "stopped", "stream", "task")
 
     def __init__(self, stream: int, head: Head, message: MessageReader, now: float) -> None:
         self.stream: Final = stream
@@ -97,14 +97,15 @@ class _Call:
         self.message: Final = message
         self.end: Final = math.inf if head.timeout is None else now + head.timeout
         self.deadline = math.inf
-        """When its message has to be there."""
+        """When its message has to be there; once it is, when its handler has to be done."""
         self.slot: CallSlot | None = None
         self.ended = False
         """Whether the caller has said all that it will say."""
         self.task: asyncio.Task[None] | None = None
         self.begun = False
         """Whether its task has begun: one that is ended before that runs none of its lines."""
-        self.allowed: asyncio.Timeout | None = None
+        self.stopped = False
+        """Whether its handler has to end: its deadline has passed, or its slot went to another call."""
 
 
 class Calls:
@@ -148,8 +149,11 @@ class Calls:
 
     @property
     def due(self) -> float:
-        """When the first of the messages that are still awaited has to be there."""
-        return min((call.deadline for call in self._open.values() if call.task is None), default=math.inf)
+        """When the first of them has to have its message, or its answer."""
+        first = math.inf
+        for call in self._open.values():
+            first = min(first, call.deadline)
+        return first
 
     def see(self, events: Iterable[Event]) -> None:
         """What the session has received."""
@@ -165,13 +169,17 @@ class Calls:
                     self._reject_malformed()
 
     def expire(self, now: float) -> None:
-        """Refuse those whose message is late."""
+        """Refuse those whose message is late, and end the handlers of those whose answer is."""
         for call in list(self._open.values()):
-            if call.task is None and now >= call.deadline:
-                self._refuse(
-                    call,
-                    RequestRefused("its message did not follow its headers in time", reason="late_message"),
-                )
+            if now < call.deadline:
+                continue
+            if call.task is not None:
+                _stop(call)
+                continue
+            self._refuse(
+                call,
+                RequestRefused("its message did not follow its headers in time", reason="late_message"),
+            )
 
     def reject_unproven(self, reason: str, what: str) -> None:
         """Their connection is refused, and with it every call whose caller is not known yet."""
@@ -235,7 +243,9 @@ class Calls:
         self._working += 1
         if self._working == 1 and self._seat is not None:
             self._seat.works()
-        call.task = self._context.run(self._serve(call, call.slot, message))
+        context = self._context
+        call.deadline = min(call.end, context.loop.time() + context.config.deadline)
+        call.task = context.run(self._serve(call, call.slot, message))
 
     def _reject_malformed(self) -> None:
         """Count a call whose stream was reset for its headers."""
@@ -262,13 +272,13 @@ class Calls:
                     self._rest(proven=False)
         elif call.slot is not None:
             call.slot.leave()
+        call.slot = None  # it refers to the call: together they would be left to the collector of garbage
 
     def _give_way(self, call: _Call) -> None:
         """Its slot went to another call."""
         slot = call.slot
         if call.task is not None:
-            if call.allowed is not None and not call.allowed.expired():
-                call.allowed.reschedule(self._context.loop.time())
+            _stop(call)
         elif slot is not None and slot.gone is not None:
             self._refuse(call, slot.gone)
             self._send_later()
@@ -309,17 +319,15 @@ class Calls:
         self._send()
 
     async def _decide(self, call: _Call, slot: CallSlot, message: bytes) -> bytes:
-        clock = self._context.loop.time
+        """The handler's reply; the connection's timer ends the wait, since a timeout for each call costs as much."""
+        if call.stopped:
+            raise _why_stopped(slot)
         try:
-            async with asyncio.timeout_at(min(call.end, clock() + self._context.config.deadline)) as allowed:
-                call.allowed = allowed
-                if slot.gone is not None:
-                    raise slot.gone
-                return await self._context.handler.handle(message, call.head.metadata, slot=slot)
-        except TimeoutError:
-            if slot.gone is not None:
-                raise slot.gone from None
-            raise NotReady("it was not decided before the deadline", reason="deadline") from None
+            return await self._context.handler.handle(message, call.head.metadata, slot=slot)
+        except asyncio.CancelledError:
+            if not _was_stopped(call):
+                raise
+            raise _why_stopped(slot) from None
 
     def _rest(self, *, proven: bool) -> None:
         """A call's task has ended."""
@@ -360,6 +368,25 @@ class Calls:
         self._refused += 1
         if self._refused == MOST_REFUSED:
             self._unproven()
+
+
+def _stop(call: _Call) -> None:
+    """Have its handler end. One that has not begun finds it out."""
+    call.deadline = math.inf
+    if not call.stopped:
+        call.stopped = True
+        if call.begun and call.task is not None:
+            call.task.cancel()
+
+
+def _was_stopped(call: _Call) -> bool:
+    """Whether the cancellation that arrives is that of :func:`_stop`, and its task is not to end otherwise."""
+    task = asyncio.current_task()
+    return call.stopped and task is not None and not task.uncancel()
+
+
+def _why_stopped(slot: CallSlot) -> FederationError:
+    return slot.gone or NotReady("it was not decided before the deadline", reason="deadline")
 
 
 def _explained(refused: CallRefused | Overloaded) -> tuple[FederationError, Answered]:

@@ -308,16 +308,6 @@ class Connection:
             self._timer = self._context.loop.call_later(max(0.0, first - now), self._guard, self._enforce)
 
     @property
-    def _greeted(self) -> bool:
-        """Whether the client's first settings were read."""
-        return self._session is not None and self._session.greeted
-
-    @property
-    def _unfinished(self) -> float | None:
-        """Since when a frame or its headers have been half sent, after the client's first settings."""
-        return self._session.unfinished if self._session is not None and self._session.greeted else None
-
-    @property
     def _idle_end(self) -> float:
         """When a connection without calls has to end; never where it has some."""
         if self._calls is None:
@@ -329,11 +319,11 @@ class Connection:
         )
 
     def _due(self) -> float:
-        config = self._context.config
+        config, session = self._context.config, self._session
         first = min(self._goaway_at, self._grace_end)
-        if not self._greeted:
+        if session is None or not session.greeted:
             first = min(first, self._handshake_at + config.receive_deadline)
-        elif (unfinished := self._unfinished) is not None:
+        elif (unfinished := session.unfinished) is not None:
             first = min(first, unfinished + config.receive_deadline)
         if self._unsent_since is not None:
             first = min(first, self._unsent_since + config.deadline)
@@ -341,21 +331,26 @@ class Connection:
             first = min(first, self._age_end, self._idle_end)
         return first if self._calls is None else min(first, self._calls.due)
 
+    def _refuse_late(self, now: float) -> bool:
+        """Refuse it where what it has begun to send did not come to its end in time; whether it was."""
+        session, allowed = self._session, self._context.config.receive_deadline
+        if session is None:
+            if now >= self._handshake_at + allowed:
+                self._refuse("handshake_late", "its TLS handshake did not end in time")
+        elif not session.greeted:
+            if now >= self._handshake_at + allowed:
+                self._refuse("preface_late", "its preface did not come in time")
+        elif session.unfinished is not None and now >= session.unfinished + allowed:
+            self._refuse("late_frame", "a frame or its headers did not come to an end in time", CALM)
+        return self.closed
+
     def _enforce(self) -> None:
         """Something may be due."""
         self._timer, self._timer_at = None, math.inf
         now, config = self._context.loop.time(), self._context.config
         if self.closed:
             return
-        if not self._greeted and now >= self._handshake_at + config.receive_deadline:
-            if self._session is None:
-                self._refuse("handshake_late", "its TLS handshake did not end in time")
-            else:
-                self._refuse("preface_late", "its preface did not come in time")
-            return
-        unfinished = self._unfinished
-        if unfinished is not None and now >= unfinished + config.receive_deadline:
-            self._refuse("late_frame", "a frame or its headers did not come to an end in time", CALM)
+        if self._refuse_late(now):
             return
         if self._unsent_since is not None and now >= self._unsent_since + config.deadline:
             self._refuse("slow_reader", "it does not read what it is sent")

@@ -138,6 +138,8 @@ class Http2Session:
 
     def collect(self) -> list[Event]:
         """Add to ``unsent`` what there is to send; the events of streams that ended by being answered."""
+        if self._failed or not self._nghttp2.want_write:
+            return []
         try:
             self.unsent += self._nghttp2.data_to_send()
             return self._read(self._nghttp2.events())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from federation.core.call_slots import CallSlot
 from federation.core.config.types import Address
 from federation.core.istio.ca_protocol import METHOD
 from federation.signer.attestation.token_review import TokenReviewer
@@ -128,6 +130,20 @@ async def test_a_caller_that_goes_away_leaves_its_slot(tmp_path: Path) -> None:
             async with asyncio.timeout(PATIENCE):
                 while (again := await hub.ask("east", token, timeout=0.3)).code not in late:
                     assert again.code is grpc.StatusCode.RESOURCE_EXHAUSTED, "the only slot is taken"
+
+
+async def test_a_certificate_leaves_nothing_to_the_collector_of_garbage(tmp_path: Path) -> None:
+    """What a call leaves is looked at by the thousand, and the loop waits for that."""
+    async with running_signer(tmp_path) as hub:
+        token = hub.pod("east")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+            await eventually(lambda: not any(isinstance(one, CallSlot) for one in gc.get_objects()))
+        finally:
+            gc.enable()
 
 
 async def test_another_method_is_not_there(tmp_path: Path) -> None:

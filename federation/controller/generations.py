@@ -103,8 +103,8 @@ def anchor_record(anchor: Anchor) -> AnchorRecord:
         not_before=certificate.not_before.timestamp(),
         not_after=certificate.not_after.timestamp(),
         foreign_override=anchor.foreign_override,
-        odd=certificate.odd_serial,
-        refused=key_problem(certificate),
+        odd=certificate.odd_serial or "",
+        refused=key_problem(certificate) or "",
     )
 
 

@@ -75,8 +75,8 @@ _RSA: Final = frozenset(
 )
 
 
-def key_problem(certificate: Certificate) -> str:
-    """Why some verifier of a mesh does not take the certificate's key, in words; empty where all do."""
+def key_problem(certificate: Certificate) -> str | None:
+    """Why some verifier of a mesh does not take the certificate's key, in words; None where all do."""
     algorithm, point = _key_parts(certificate.parts.key)
     key = certificate.public_key
     if algorithm == _RSA_KEY and isinstance(key, rsa.RSAPublicKey):
@@ -85,22 +85,22 @@ def key_problem(certificate: Certificate) -> str:
             return f"RSA of {bits} bits; whole bytes from {LEAST_RSA_BITS} to {MOST_RSA_BITS} bits are taken"
         if not LEAST_EXPONENT <= exponent <= MOST_EXPONENT or not exponent % 2:
             return f"RSA with the exponent {exponent}; odd ones from 3 to 2^31 are taken"
-        return ""
+        return None
     size = _CURVES.get(algorithm)
     if size is None:
         return describe(key) + _qualified(algorithm)
     if len(point) != 1 + 2 * size or point[0] != _UNCOMPRESSED:
         return f"{describe(key)} as a compressed point; only uncompressed ones are taken"
-    return ""
+    return None
 
 
-def signature_problem(certificate: Certificate) -> str:
-    """Why some verifier of a mesh does not take how the certificate is signed, in words; empty where all do."""
+def signature_problem(certificate: Certificate) -> str | None:
+    """Why some verifier of a mesh does not take how the certificate is signed, in words; None where all do."""
     algorithm = certificate.parts.signature_algorithm
     if algorithm != certificate.parts.signed_algorithm:
         return "with another algorithm than its signed part names (RFC 5280, 4.1.1.2)"
     if algorithm in _ECDSA or algorithm in _RSA:
-        return ""
+        return None
     name = certificate.x509.signature_algorithm_oid
     return f"with {getattr(name, '_name', name.dotted_string)}, or with parameters that are not common"
 

@@ -153,13 +153,13 @@ class Certificate:
         return constraints.path_length if constraints is not None else None
 
     @cached_property
-    def odd_serial(self) -> str:
-        """What is odd about its serial number, in words; empty where it is positive (RFC 5280, 4.1.2.2).
+    def odd_serial(self) -> str | None:
+        """What is odd about its serial number, in words; None where it is positive (RFC 5280, 4.1.2.2).
 
         OpenSSL, BoringSSL and rustls take every number; Go takes 0, and since 1.23 no negative one.
         """
         if self.serial > 0:
-            return ""
+            return None
         words = f"{self.subject} has the serial number {self.serial}, where RFC 5280 asks for a positive one"
         return (
             f"{words}; Go 1.23 and later read no certificate with a negative one"

@@ -38,15 +38,15 @@ _URI: Final = re.compile(
 _NAMED_BY: Final = (x509.DNSName, x509.RFC822Name, x509.UniformResourceIdentifier, x509.IPAddress)
 
 
-def form_problem(certificate: Certificate, *, is_anchor: bool) -> str:
-    """What some verifier does not read of the certificate, in words with the verifier's name; empty where all do."""
+def form_problem(certificate: Certificate, *, is_anchor: bool) -> str | None:
+    """What some verifier does not read of the certificate, in words with the verifier's name; None where all do."""
     return _problem(certificate, is_anchor)
 
 
 @lru_cache(maxsize=256)
-def _problem(certificate: Certificate, is_anchor: bool) -> str:
-    found = next(_everywhere(certificate), "")
-    return found or ("" if is_anchor else next(_below_anchors(certificate), ""))
+def _problem(certificate: Certificate, is_anchor: bool) -> str | None:
+    found = next(_everywhere(certificate), None)
+    return found if found is not None or is_anchor else next(_below_anchors(certificate), None)
 
 
 def _everywhere(certificate: Certificate) -> Iterator[str]:

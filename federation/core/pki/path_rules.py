@@ -57,8 +57,8 @@ _KINDS: Final = {
 _PROCESSED_BY_ALL: Final = (x509.DNSName, x509.UniformResourceIdentifier, x509.IPAddress, x509.RFC822Name)
 
 
-def violation(issuer: Certificate, certificate: Certificate) -> str:
-    """Which name of ``certificate`` the ``issuer`` may not certify, in words; empty where it may all."""
+def violation(issuer: Certificate, certificate: Certificate) -> str | None:
+    """Which name of ``certificate`` the ``issuer`` may not certify, in words; None where it may all."""
     subject = certificate.x509.subject
     names: list[x509.GeneralName] = [x509.DirectoryName(subject)] if subject.rdns else []
     names.extend(certificate.extension(x509.SubjectAlternativeName) or ())
@@ -72,11 +72,11 @@ def violation(issuer: Certificate, certificate: Certificate) -> str:
 
 def permits_trust_domain(issuer: Certificate, trust_domain: TrustDomain) -> bool:
     """True where the constraints of ``issuer`` leave room for SPIFFE IDs of that trust domain."""
-    return not not_permitted((issuer,), [f"spiffe://{trust_domain}/"])
+    return not_permitted((issuer,), [f"spiffe://{trust_domain}/"]) is None
 
 
-def not_permitted(issuers: Iterable[Certificate], names: Sequence[str]) -> str:
-    """Which of ``issuers`` does not permit which of ``names``, and its constraint, in words; empty where all do.
+def not_permitted(issuers: Iterable[Certificate], names: Sequence[str]) -> str | None:
+    """Which of ``issuers`` does not permit which of ``names``, and its constraint, in words; None where all do.
 
     Names are URIs, DNS names and IP addresses as text: what a leaf is to hold. Costs nearly nothing where no issuer
     has name constraints, so it may be called for every leaf.
@@ -84,13 +84,13 @@ def not_permitted(issuers: Iterable[Certificate], names: Sequence[str]) -> str:
     for issuer in issuers:
         if issuer.extension(x509.NameConstraints) is not None:
             words = _violation(issuer, [general_name(name) for name in names])
-            if words:
+            if words is not None:
                 return f"the name constraints of {issuer.subject} do not permit it to be named so: {words}"
-    return ""
+    return None
 
 
-def constrains_uris(issuers: Iterable[Certificate]) -> str:
-    """The subject of the first that has a constraint on URIs; empty where none has.
+def constrains_uris(issuers: Iterable[Certificate]) -> str | None:
+    """The subject of the first that has a constraint on URIs; None where none has.
 
     rustls-webpki from 0.103.12 on accepts no certificate with a URI below it, whatever the constraint says.
     """
@@ -100,25 +100,25 @@ def constrains_uris(issuers: Iterable[Certificate]) -> str:
             subtrees = [*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ())]
             if any(isinstance(subtree, x509.UniformResourceIdentifier) for subtree in subtrees):
                 return issuer.subject
-    return ""
+    return None
 
 
-def unprocessed(issuer: Certificate) -> str:
-    """A kind of name that ``issuer`` constrains and some verifier does not process, in words; empty for none.
+def unprocessed(issuer: Certificate) -> str | None:
+    """A kind of name that ``issuer`` constrains and some verifier does not process, in words; None for none.
 
     Go refuses such a CA whole where the extension is critical, as it has to be, and webpki lets nothing pass it.
     """
     constraints = issuer.extension(x509.NameConstraints)
     if constraints is None:
-        return ""
+        return None
     subtrees = [*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ())]
-    return next((_words(subtree) for subtree in subtrees if not isinstance(subtree, _PROCESSED_BY_ALL)), "")
+    return next((_words(subtree) for subtree in subtrees if not isinstance(subtree, _PROCESSED_BY_ALL)), None)
 
 
-def _violation(issuer: Certificate, names: Iterable[x509.GeneralName]) -> str:
+def _violation(issuer: Certificate, names: Iterable[x509.GeneralName]) -> str | None:
     constraints = issuer.extension(x509.NameConstraints)
     if constraints is None:
-        return ""
+        return None
     named = list(names)
     subtrees = [*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ())]
     if len(named) * len(subtrees) > _MOST_COMPARISONS:
@@ -136,7 +136,7 @@ def _violation(issuer: Certificate, names: Iterable[x509.GeneralName]) -> str:
         if permitted and not any(_within(name, subtree) for subtree in permitted):
             allowed = ", ".join(_words(subtree) for subtree in permitted[:_MOST_NAMED])
             return f"{_words(name)} is not among the permitted names: {allowed}"
-    return ""
+    return None
 
 
 def _is_comparable(name: x509.GeneralName) -> bool:
@@ -315,7 +315,7 @@ def _validity(certificate: Certificate, at: datetime) -> PathFault | None:
 
 def _key(certificate: Certificate) -> PathFault | None:
     problem = key_problem(certificate)
-    if not problem:
+    if problem is None:
         return None
     return PathFault(
         "weak_key", f"{name(certificate)} has a key that not all of {VERIFIERS} accept: {problem}"
@@ -324,8 +324,8 @@ def _key(certificate: Certificate) -> PathFault | None:
 
 def _signature(certificate: Certificate, *, is_anchor: bool) -> PathFault | None:
     # an anchor is trusted for its key; no verifier relies on the signature on it
-    problem = "" if is_anchor else signature_problem(certificate)
-    if problem:
+    problem = None if is_anchor else signature_problem(certificate)
+    if problem is not None:
         return PathFault(
             "weak_signature",
             f"{name(certificate)} is signed as not all of {VERIFIERS} accept: {problem}",
@@ -335,7 +335,7 @@ def _signature(certificate: Certificate, *, is_anchor: bool) -> PathFault | None
 
 def _form(certificate: Certificate, *, is_anchor: bool) -> PathFault | None:
     words = form_problem(certificate, is_anchor=is_anchor)
-    if words:
+    if words is not None:
         return PathFault(
             "uncommon_form", f"{name(certificate)} is not read by every verifier of a mesh: {words}"
         )
@@ -408,7 +408,7 @@ def _authority(certificate: Certificate) -> PathFault | None:
     if usage is not None and not usage.key_cert_sign:
         return PathFault("key_usage", f"{name(certificate)} lacks the key usage keyCertSign")
     words = unprocessed(certificate)
-    if words:
+    if words is not None:
         return PathFault(
             "name_constraints",
             f"{name(certificate)} has a constraint on {words}, which neither Go nor rustls processes: they let"
@@ -432,7 +432,7 @@ def _issuer(certificate: Certificate, below: Sequence[Certificate], purpose: Pur
         )
     for child in below:  # RFC 5280, 6.1.3 (b), leaves out what a CA issued to itself; Go does not
         words = violation(certificate, child)
-        if words:
+        if words is not None:
             return PathFault(
                 "name_constraints", f"{name(certificate)} does not permit {name(child)}: {words}"
             )

@@ -195,12 +195,12 @@ def check_intermediate(
         raise _misconfigured(error.reason, error.what, _REMEDIES.get(error.reason, "")) from None
     names = [*([f"spiffe://{trust_domain}/"] if trust_domain is not None else []), *hosts]
     words = path_rules.not_permitted(path, names)
-    if words:
+    if words is not None:
         raise _misconfigured(
             "name_constraints", f"{own.subject} is of no use here: {words}", _REMEDIES["name_constraints"]
         )
-    confines = path_rules.constrains_uris(path) if ztunnel else ""
-    if confines:
+    confines = path_rules.constrains_uris(path) if ztunnel else None
+    if confines is not None:
         raise _misconfigured(
             "name_constraints",
             f"{own.subject} is of no use to ztunnel, which some cluster trusts: {confines} constrains URIs, and rustls"

@@ -127,8 +127,9 @@ def _described(authority: ManagedAuthority) -> Iterator[CanaryCheck]:
         ends = min(issuer.not_after for issuer in authority.issuers)
         path = " < ".join(issuer.subject for issuer in authority.issuers)
         yield CanaryCheck("chain", "ok", f"{path}; the first of them ends at {ends:%Y-%m-%d %H:%M} UTC")
-    if authority.issuers and authority.issuers[-1].odd_serial:
-        yield CanaryCheck("serial", "warning", authority.issuers[-1].odd_serial, "serial", NEW_ROOT)
+    odd = authority.issuers[-1].odd_serial if authority.issuers else None
+    if odd is not None:
+        yield CanaryCheck("serial", "warning", odd, "serial", NEW_ROOT)
     for proposal in report.proposals:
         yield CanaryCheck(
             "chain",

@@ -110,8 +110,8 @@ class HubBuiltAuthority(ManagedAuthority):
                 f" meanwhile ends at {signing.not_after:%Y-%m-%d %H:%M:%S} UTC",
                 where=self._name,
             )
-        words = path_rules.not_permitted(signing.confining, wanted.names) if signing.confining else ""
-        if words:
+        words = path_rules.not_permitted(signing.confining, wanted.names) if signing.confining else None
+        if words is not None:
             raise AuthorityRefused(words, where=self._name, reason="name_constraints", remedy=CONFINED)
         template = signing.templates[wanted.profile]
         validity = wanted.validity

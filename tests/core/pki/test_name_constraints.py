@@ -102,8 +102,8 @@ def test_a_uri_without_a_plain_host_satisfies_no_constraint(value: str) -> None:
 )
 def test_dns_names(name: str, base: str, allowed: bool) -> None:
     certificate_ = named(x509.DNSName(name))
-    assert (violation(confined([x509.DNSName(base)]).certificate, certificate_) == "") is allowed
-    assert (violation(confined(None, [x509.DNSName(base)]).certificate, certificate_) == "") is not allowed
+    assert (violation(confined([x509.DNSName(base)]).certificate, certificate_) is None) is allowed
+    assert (violation(confined(None, [x509.DNSName(base)]).certificate, certificate_) is None) is not allowed
 
 
 @pytest.mark.parametrize("name", ["*.example", "a..example", ".example", "example.", "", "a b.example"])
@@ -117,7 +117,7 @@ def test_a_wildcard_beyond_a_constraint_and_what_is_no_name_are_permitted_by_non
 def test_names_and_constraints_are_compared_within_a_bound() -> None:
     issuer = confined([x509.DNSName(f"{n}.example") for n in range(1000)]).certificate
     many = named(*(x509.DNSName(f"a.{n}.example") for n in range(101)))
-    assert "more than are compared" in violation(issuer, many)
+    assert "more than are compared" in (violation(issuer, many) or "")
 
 
 def test_where_verifiers_differ_the_strictest_counts() -> None:
@@ -142,9 +142,9 @@ def test_where_verifiers_differ_the_strictest_counts() -> None:
 def test_ip_addresses(name: str, network: str, allowed: bool) -> None:
     subtree = x509.IPAddress(ip_network(network))
     address = named(x509.IPAddress(ip_address(name)))
-    assert (violation(confined([subtree]).certificate, address) == "") is allowed
-    assert (violation(confined(None, [subtree]).certificate, address) == "") is not allowed
-    assert violation(confined([x509.DNSName("corp.example")]).certificate, address) == ""
+    assert (violation(confined([subtree]).certificate, address) is None) is allowed
+    assert (violation(confined(None, [subtree]).certificate, address) is None) is not allowed
+    assert violation(confined([x509.DNSName("corp.example")]).certificate, address) is None
 
 
 def test_names_as_text_are_judged_as_they_stand_in_a_certificate() -> None:
@@ -176,20 +176,22 @@ def test_a_constraint_that_some_verifier_does_not_process_lets_nothing_pass() ->
 
 def test_subjects() -> None:
     issuer = confined([x509.DirectoryName(CORPORATE)]).certificate
-    assert violation(issuer, named(uri(str(IDENTITY)), subject=UNIT)) == ""
+    assert violation(issuer, named(uri(str(IDENTITY)), subject=UNIT)) is None
     stranger = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "payments")])
-    assert "CN=payments" in violation(issuer, named(uri(str(IDENTITY)), subject=stranger))
+    assert "CN=payments" in (violation(issuer, named(uri(str(IDENTITY)), subject=stranger)) or "")
 
 
 def test_other_kinds_of_names_are_free_unless_they_are_constrained() -> None:
     email = named(x509.RFC822Name("a@b.example"))
-    assert violation(confined([uri("cluster.local")]).certificate, email) == ""
-    assert "email 'a@b.example'" in violation(confined([x509.RFC822Name("b.example")]).certificate, email)
-    assert "email 'a@b.example'" in violation(
-        confined(None, [x509.RFC822Name("c.example")]).certificate, email
+    assert violation(confined([uri("cluster.local")]).certificate, email) is None
+    assert "email 'a@b.example'" in (
+        violation(confined([x509.RFC822Name("b.example")]).certificate, email) or ""
+    )
+    assert "email 'a@b.example'" in (
+        violation(confined(None, [x509.RFC822Name("c.example")]).certificate, email) or ""
     )
 
 
 def test_a_ca_without_constraints_permits_everything() -> None:
-    assert violation(root().certificate, named(uri("spiffe://anything/"))) == ""
+    assert violation(root().certificate, named(uri("spiffe://anything/"))) is None
     assert permits_trust_domain(root().certificate, TrustDomain("anything"))

@@ -351,7 +351,7 @@ class Leader:
         for cluster, contents in self._proved_with.items():
             member = members.get(cluster)
             why = member.unproved(contents) if member is not None else "not read back: it is set up anew"
-            if why:
+            if why is not None:
                 stale_reasons[cluster] = why
         return self._known_matrix.of(self._proved.matrix, stale_reasons)
 
@@ -400,13 +400,13 @@ class Leader:
         if self.sources.problem is not None:
             reasons.append(self.sources.problem.diagnostics())
         if self.trust.generation is None:
-            why = f": {self.sources.withheld}" if self.sources.withheld else ""
+            why = f": {self.sources.withheld}" if self.sources.withheld is not None else ""
             reasons.append(f"no generation of trust is in force{why}")
         return reasons
 
     def source_states(self) -> dict[str, str]:
         """Each source, and under ``bundle`` why it is not made of them where it is not."""
-        withheld = {"bundle": self.sources.withheld} if self.sources.withheld else {}
+        withheld = {"bundle": self.sources.withheld} if self.sources.withheld is not None else {}
         return self.sources.states | withheld
 
     def proposals(self) -> list[Proposal]:

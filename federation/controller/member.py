@@ -49,7 +49,7 @@ from federation.controller.publication.observed import (
     read_back,
 )
 from federation.controller.publication.publisher import Lag, Publisher
-from federation.controller.rotation.observer import istio_seen, not_joining
+from federation.controller.rotation.observer import IstiodWait, istio_seen, not_joining
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
 from federation.core.config.hub import PublicationConfig
@@ -104,8 +104,8 @@ class MemberDependencies:
     settled: Callable[[str, frozenset[str], Callable[[str], bool]], None] = lambda *_: None
     """Cluster, all anchors that others' content holds there, and whether a namespace holds the hub's own instead."""
     remembered: Callable[[str], JoiningMemory | None] = no_memory  # how a cluster joined
-    awaited: Callable[[str], str | None] = (
-        not_joining  # why a cluster that joins gets no certificate for istiod yet
+    awaited: Callable[[str], IstiodWait | None] = (
+        not_joining  # whether a cluster that joins gets no certificate for istiod yet
     )
 
 
@@ -484,7 +484,7 @@ class Member:
             trust_bundle=self._bundle.report(),
             control_planes=self._istiod.report(),
             webhooks=self._webhooks.report(self._istiod.facts()),
-            webhooks_detail=self._webhooks.problem,
+            webhooks_detail=self._webhooks.problem or "",
         )
 
     def _derive_health(self) -> ClusterHealth:
@@ -544,8 +544,8 @@ class Member:
             rival=self._publisher.contention.rival(self._clock.monotonic()),
         )
 
-    def _another_ca(self) -> str:
-        """Why istiod's callers may not trust the hub yet: it joins, or some namespace holds roots of another."""
+    def _another_ca(self) -> str | None:
+        """Why istiod's callers may not trust the hub yet: it joins, or another's roots are there; None if they may."""
         if not self._watch.fresh:
             return "its namespaces are not read back"
         if other := self._joining.other_hub:
@@ -554,10 +554,10 @@ class Member:
             return "the state is older than what was published there"
         awaited = self._around.awaited(str(self.config.name))
         if awaited is not None:
-            return awaited
+            return awaited.reason
         contents = self._read_back().contents
         others = sum(count for digest, count in contents.items() if not self._around.trust.is_ours(digest))
-        return f"{others} namespaces hold roots that are not the hub's" if others else ""
+        return f"{others} namespaces hold roots that are not the hub's" if others else None
 
     def _keeps_its_own(self, counted: ReadBack) -> bool:
         return bool(counted.joining) or self._bundle.joining or self._joining.left
@@ -594,7 +594,7 @@ class Member:
             trust_bundle=self._bundle.existed,
             control_planes=self._istiod.facts(),
             webhooks=self._webhooks.found,
-            webhooks_detail=self._webhooks.problem,
+            webhooks_detail=self._webhooks.problem or "",
             webhooks_read_at=self._webhooks.read_at,
             unaccepted=(*unaccepted, *(["a CA that cannot be read"] if unreadable else [])),
             distributors=counted.writers,
@@ -652,7 +652,7 @@ class Member:
             return Absent(name, f"no probe leaf: {self._no_leaf()}")
         if not counted.contents:
             return Absent(name, "no namespace holds a bundle yet")
-        if unread := self._unread(counted):
+        if (unread := self._unread(counted)) is not None:
             return Absent(name, unread)
         contents = {digest: self._content(digest, counted) for digest in counted.contents}
         in_bundle = self._bundle.bundle
@@ -672,8 +672,8 @@ class Member:
         generation = target.generation if target is not None and everywhere else 0
         return Participant(name, leaf.chain, leaf.key_pem, leaf.identity, ordered, generation)
 
-    def unproved(self, proved: frozenset[str]) -> str:
-        """Why a proof with these contents (SHA-256) says nothing of what is there by now; empty where it does."""
+    def unproved(self, proved: frozenset[str]) -> str | None:
+        """Why a proof with these contents (SHA-256) says nothing of what is there by now; None where it does."""
         if not self._watch.fresh:
             health = self._derive_health()
             return f"not read back: {health.detail or health.reason or 'its watches are silent'}"
@@ -685,17 +685,17 @@ class Member:
             return f"not proved again since {counted.where(other[0])} got another content"
         if bundle is not None and bundle.sha256 not in proved:
             return f"not proved again since ClusterTrustBundle {self._bundle.name} got another content"
-        return ""
+        return None
 
-    def _unread(self, counted: ReadBack) -> str:
-        """Why not all that is there is known; empty where it is."""
+    def _unread(self, counted: ReadBack) -> str | None:
+        """Why not all that is there is known; None where it is."""
         if len(counted.contents) > MOST_READ + MOST_OURS:
             return (
                 f"{len(counted.contents)} different contents are there, and no more than {MOST_READ} are read"
             )
         contents = (self._content(digest, counted) for digest in counted.contents)
         return next(
-            (f"{content.where}: {NOT_READ}" for content in contents if content.problem == NOT_READ), ""
+            (f"{content.where}: {NOT_READ}" for content in contents if content.problem == NOT_READ), None
         )
 
     def _content(self, digest: str, counted: ReadBack) -> BundleContent:

@@ -33,13 +33,13 @@ def world(**changes: object) -> World:
         generations={1: frozenset({ROOT}), 2: frozenset({ROOT, NEW_ROOT})},
         in_force=1,
         pins=frozenset({ROOT, NEW_ROOT}),
-        validated="",
+        validated=None,
     )
     return with_changes(made, **changes)  # type: ignore[arg-type]
 
 
 def commands(**changes: object) -> Commands:
-    proposed = Proposed(old=OLD, new=NEW, problem="")
+    proposed = Proposed(old=OLD, new=NEW, problem=None)
     return Commands(with_changes(proposed, **changes))  # type: ignore[arg-type]
 
 

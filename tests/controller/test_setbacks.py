@@ -239,6 +239,7 @@ async def test_a_state_of_another_mesh_that_is_put_under_a_leader_is_left_alone(
     assert not await made.update(configured(tmp_path, "a", "b"), RotationRecord())
     assert {key: await store.read(key) for key in await store.keys("")} == before
     assert trust.number == 1
+    assert made.unwritten is not None
     assert "elsewhere.example" in made.unwritten
 
 

@@ -120,6 +120,7 @@ def test_an_anchor_that_was_never_read_is_lacking(how: str) -> None:
     assert gathered.lacking == ("a.pem",)
     plan = plan_bundle(gathered, None)
     assert plan.bundle is None
+    assert plan.withheld is not None
     assert "a.pem" in plan.withheld
 
 
@@ -140,6 +141,7 @@ def test_a_root_is_not_replaced_by_one_whose_file_cannot_be_read() -> None:
     gathered = gather_pins(pins, {Path("b.pem"): damaged("b", "vanished"), Path("c.pem"): good("c")}, known)
     plan = plan_bundle(gathered, before)
     assert plan.bundle is None
+    assert plan.withheld is not None
     assert "stays until every pinned anchor was read" in plan.withheld
     mended = gather_pins(pins, {Path("b.pem"): good("b"), Path("c.pem"): good("c")}, known)
     both = plan_bundle(mended, before).bundle

@@ -152,7 +152,7 @@ def _judged(
 ) -> SignerListenerReport:
     """What one round says of the listener of one signer."""
     problem = _problem(what.chain, aim, at) if what.chain else "the signer does not report what it shows"
-    if problem and what.chain:
+    if problem is not None and what.chain:
         return _listener(before, "refused", problem)
     if met:
         return _listener(before, "proved", "", proved_at=at.timestamp(), generation=aim.generation)
@@ -175,8 +175,8 @@ def _listener(
     )
 
 
-def _problem(chain: Sequence[Certificate], aim: Aim, at: datetime) -> str:
-    """Why the verifiers of a mesh refuse what is shown, in words; empty where they take it."""
+def _problem(chain: Sequence[Certificate], aim: Aim, at: datetime) -> str | None:
+    """Why the verifiers of a mesh refuse what is shown, in words; None where they take it."""
     leaf = chain[0]
     covered = leaf.extension(x509.SubjectAlternativeName) or ()
     if general_name(aim.server_name) not in covered:
@@ -186,7 +186,7 @@ def _problem(chain: Sequence[Certificate], aim: Aim, at: datetime) -> str:
         verify_chain(chain, aim.anchors, at, purpose=Purpose.SERVER)
     except InvalidValue as error:
         return error.what
-    return ""
+    return None
 
 
 def _greeting(aim: Aim) -> Greet:

@@ -181,15 +181,15 @@ class IstioWebhooks:
         return seen[1] if seen is not None and not self._too_many else None
 
     @property
-    def problem(self) -> str:
-        """Why they are not known, with what to do; empty where they are."""
+    def problem(self) -> str | None:
+        """Why they are not known, with what to do; None where they are."""
         for watch in self._watches.values():
             if isinstance(watch.problem, ClusterForbidden):
                 return f"{watch.problem.what}; {GRANT}"
             if watch.problem is not None:
                 return watch.problem.diagnostics()
         if self.found is not None:
-            return ""
+            return None
         if self._too_many:
             why = f"{self._too_many} of them call an istiod, more than {MOST_WEBHOOKS}"
             return f"{why}; find what makes them in that cluster, and delete them"
@@ -204,10 +204,10 @@ class IstioWebhooks:
         )
 
     @property
-    def unread(self) -> str:
-        """Why none of them counts as read, and will not by itself; empty while that is not known."""
+    def unread(self) -> str | None:
+        """Why none of them counts as read, and will not by itself; None while that is not known."""
         forbidden = any(isinstance(watch.problem, ClusterForbidden) for watch in self._watches.values())
-        return self.problem if forbidden or (self._too_many and self.found is None) else ""
+        return self.problem if forbidden or (self._too_many and self.found is None) else None
 
     def revisions(self, namespace: str) -> tuple[str, ...]:
         """The revisions whose Services webhooks call in that namespace, as last known.
@@ -265,13 +265,13 @@ def _state(hook: Webhook, served: Mapping[str, ControlPlane]) -> str:
     return "verifies" if not plane.root or plane.root in hook.anchors else "other_ca"
 
 
-def webhook_health(reports: Iterable[WebhookReport], unread: str = "") -> ClusterHealth | None:
+def webhook_health(reports: Iterable[WebhookReport], unread: str | None = None) -> ClusterHealth | None:
     """What is wrong with the istiods that these webhooks call; None where nothing is.
 
     ``unread`` is why they cannot be read, with what to do after a semicolon: then nothing is known of these istiods,
     and a rotation waits.
     """
-    if unread:
+    if unread is not None:
         why, _, remedy = unread.rpartition("; ")
         detail = f"by which CA kube-apiserver verifies istiod is not known: {why}"
         return ClusterHealth("degraded", "webhooks_unread", detail, remedy)

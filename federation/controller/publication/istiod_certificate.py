@@ -248,14 +248,14 @@ class Around:
     """What the Secrets' publishers need of their member. The callables are called each time, so they follow a reload.
 
     ``generation`` is the one that the cluster is to hold, ``issuer`` the intermediate (SHA-256) that signs for it by
-    order (empty: no order says). ``another_ca`` says why istiod's callers may not trust the hub yet (empty: they do).
+    order (empty: no order says). ``another_ca`` says why istiod's callers may not trust the hub yet (None: they do).
     ``revisions`` are those found in a namespace, beside those configured. ``hub`` is this hub, and ``published`` says
     whether it has published a bundle of that SHA-256.
     """
 
     generation: Callable[[], Generation | None]
     issuer: Callable[[], str]
-    another_ca: Callable[[], str]
+    another_ca: Callable[[], str | None]
     revisions: Callable[[str], Iterable[str]]
     allowed: Callable[[], bool]
     clock: Clock
@@ -413,7 +413,7 @@ class _SecretPublisher:
         if self._judged is not None:
             of, by, at, examined = self._judged
             until = min((c.not_after for c in examined.chain), default=now)
-            lasting = now < until if not examined.problem else (now - at).total_seconds() < JUDGE_AGAIN
+            lasting = now < until if examined.problem is None else (now - at).total_seconds() < JUDGE_AGAIN
             if of is observed and by is wanted and at <= now and lasting:
                 return examined
         examined = examine(msgspec.structs.replace(observed, ours=self._is_ours(observed)), wanted, now)
@@ -436,9 +436,9 @@ class _SecretPublisher:
         issued = self._issued[1] if self._issued and self._issued[0] == leaf.sha256 else None
         return renewal_of(leaf, issued)
 
-    def _withheld(self, observed: ObservedSecret | None) -> str:
-        """Why the hub must not put its certificate there: what it has written itself it goes on keeping."""
-        return "" if observed is not None and self._is_ours(observed) else self._around.another_ca()
+    def _withheld(self, observed: ObservedSecret | None) -> str | None:
+        """Why the hub must not put its certificate there; None where it may, or has written what is there itself."""
+        return None if observed is not None and self._is_ours(observed) else self._around.another_ca()
 
     def _is_ours(self, observed: ObservedSecret) -> bool:
         """Whether this hub wrote it: by its mark, or, where an earlier release left none, by the bundle in it."""
@@ -460,7 +460,7 @@ class _SecretPublisher:
             self._settle()
             return
         now = self._clock.monotonic()
-        if self._withheld(observed) or now < self._retry_at or not self._around.allowed():
+        if self._withheld(observed) is not None or now < self._retry_at or not self._around.allowed():
             return
         if self._contention.wait(self.namespace, now) > 0:
             return

@@ -163,8 +163,9 @@ class WantedSecret:
 class Examined:
     """A Secret's certificate against what is wanted.
 
-    ``problem`` says why it cannot serve, ``foreign`` that it is another CA's, which is left alone. ``issuer`` is the
-    SHA-256 of the certificate that issued it and ``root`` that of the anchor above it, empty where that is not known.
+    ``problem`` says why it cannot serve (None: it can), ``foreign`` that it is another CA's, which is left alone.
+    ``issuer`` is the SHA-256 of the certificate that issued it and ``root`` that of the anchor above it, empty where
+    that is not known.
     """
 
     chain: tuple[Certificate, ...] = ()
@@ -173,14 +174,14 @@ class Examined:
     root: str = ""
     anchors: frozenset[str] | None = None  # the anchors (SHA-256) in ca.crt; None where it cannot be read
     current: bool = False
-    problem: str = ""
+    problem: str | None = None
     foreign: bool = False
     lacking: tuple[str, ...] = ()  # names that it does not cover
 
     @property
     def serves(self) -> bool:
         """True where istiod can be reached by every name with it, and the bundle verifies it."""
-        return bool(self.chain) and not self.problem and not self.lacking
+        return bool(self.chain) and self.problem is None and not self.lacking
 
     @property
     def not_after(self) -> float:
@@ -209,7 +210,9 @@ def examine(observed: ObservedSecret, wanted: WantedSecret, at: datetime) -> Exa
         lacking=tuple(name for name in wanted.names if name not in names),
     )
     problem = _key_problem(observed.key, leaf)
-    if problem and (observed.ours or _PRIVATE not in observed.key or kind_of(leaf.public_key) is not None):
+    if problem is not None and (
+        observed.ours or _PRIVATE not in observed.key or kind_of(leaf.public_key) is not None
+    ):
         return replace(examined, problem=problem)  # with that key istiod serves nothing either
     try:
         path = verify_chain(chain, wanted.anchors, at, purpose=Purpose.SERVER, partial=False)
@@ -260,12 +263,13 @@ def dns_names(certificate: Certificate) -> tuple[str, ...]:
     return tuple(names.get_values_for_type(x509.DNSName)) if names is not None else ()
 
 
-def _key_problem(key: bytes, leaf: Certificate) -> str:
+def _key_problem(key: bytes, leaf: Certificate) -> str | None:
+    """Why istiod cannot serve the certificate with this key; None where it can."""
     try:
         private_key = load_private_key(key, where=KEY)
     except InvalidValue as error:
         return str(error)
-    return "" if private_key.public_key() == leaf.public_key else f"{KEY} is not the key of {CERTIFICATE}"
+    return None if private_key.public_key() == leaf.public_key else f"{KEY} is not the key of {CERTIFICATE}"
 
 
 def _first(pem: bytes) -> bytes:
@@ -324,7 +328,7 @@ class Sight:
     wanted: WantedSecret | None = None
     examined: Examined | None = None
     renew_at: datetime | None = None
-    withheld: str = ""
+    withheld: str | None = None
     problem: FederationError | None = None
     writers: str = ""
 
@@ -391,7 +395,7 @@ def _serving(sight: Sight, examined: Examined, wanted: WantedSecret) -> IstiodCe
         return _certificate_state("provided", f"{sight.writers} keeps changing it", _STOP_WRITER)
     else:
         return IstiodCertificateState("provided")
-    if sight.withheld:
+    if sight.withheld is not None:
         return _certificate_state("provided", f"{detail}; nothing is written yet: {sight.withheld}")
     return _certificate_state(
         "provided", detail, _remedy(sight) if problem else "", attention=bool(problem) or not examined.current
@@ -399,7 +403,7 @@ def _serving(sight: Sight, examined: Examined, wanted: WantedSecret) -> IstiodCe
 
 
 def _missing(sight: Sight, what: str) -> IstiodCertificateState:
-    if sight.withheld:
+    if sight.withheld is not None:
         remedy = "nothing while the cluster joins: it is written once its namespaces hold the hub's bundle"
         return _certificate_state("waiting", f"{what}; none is written yet: {sight.withheld}", remedy)
     if isinstance(sight.problem, ClusterForbidden):
@@ -419,7 +423,7 @@ def _certificate_state(
 
 
 def _what_is_wrong(examined: Examined) -> str:
-    if examined.problem:
+    if examined.problem is not None:
         return f"the certificate cannot serve: {examined.problem}"
     return f"the certificate does not cover {', '.join(examined.lacking[:MOST_NAMES])}"
 

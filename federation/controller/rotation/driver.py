@@ -130,7 +130,7 @@ class Seen:
     proved: Proved
     roots: Sequence[Certificate]
     current: Current
-    unwritten: str = ""
+    unwritten: str | None = None
     published: Mapping[str, Unpinned] = field(default_factory=dict)
     refused: Sequence[str] = ()
     listener: ListenerReport = field(default_factory=ListenerReport)
@@ -628,8 +628,8 @@ def problem_of(
     longest_ttl: timedelta,
     soak: timedelta,
     at: datetime,
-) -> str:
-    """Why the authority whose chain is ``new`` (intermediate first, root last) must not be used; empty where it may.
+) -> str | None:
+    """Why the authority whose chain is ``new`` (intermediate first, root last) must not be used; None where it may.
 
     ``old`` is the chain in use and ``hosts`` are the servers that it is to sign for; ``ztunnel``: it is verified by
     ztunnels as well. Judged are what verifiers of a mesh ask of an issuer and that its name constraints permit all
@@ -657,24 +657,27 @@ def problem_of(
     for theirs in old:
         for own in new:
             clash = _clash(theirs, own)
-            if clash:
+            if clash is not None:
                 return clash
-    return next((why for why in (_unsigned(new[0], r, s) for r, s in sorted(signers.items())) if why), "")
+    unsigned = (_unsigned(new[0], replica, signer) for replica, signer in sorted(signers.items()))
+    return next((why for why in unsigned if why is not None), None)
 
 
-def _clash(old: Certificate, new: Certificate) -> str:
+def _clash(old: Certificate, new: Certificate) -> str | None:
+    """By what verifiers could mistake the new certificate for the old one; None where by nothing."""
     if old == new:
-        return ""  # the same root above two intermediates
+        return None  # the same root above two intermediates
     if old.public_key == new.public_key:
         return f"{new.subject} has the key of {old.subject}: a rotation needs a new key"
     if old.x509.subject == new.x509.subject:
         return f"{new.subject} bears the name of the certificate it is to replace: give it a name of its own"
     if old.key_id == new.key_id:
         return f"{new.subject} has the key identifier of {old.subject}: give it one of its own"
-    return ""
+    return None
 
 
-def _unsigned(intermediate: Certificate, replica: str, signer: SignerReport) -> str:
+def _unsigned(intermediate: Certificate, replica: str, signer: SignerReport) -> str | None:
+    """Why that signer has not signed with the intermediate; None where it has."""
     successor = signer.successor
     if successor is None:
         return f"{replica} has no [signer.successor]: give every signer the same configuration"
@@ -682,4 +685,4 @@ def _unsigned(intermediate: Certificate, replica: str, signer: SignerReport) -> 
         return f"{replica} has another one: {successor.subject or successor.detail or 'none'}"
     if successor.state != "ready":
         return f"{replica} has not signed with it: {successor.detail or successor.state}"
-    return ""
+    return None

@@ -312,7 +312,7 @@ def world_of(
     proved: Proved,
     listener: ListenerReport,
     rate: float,
-    validated: str,
+    validated: str | None,
 ) -> World:
     """Everything that the gates consider."""
     settings = config.controller.rotation
@@ -637,17 +637,24 @@ def positions(
     return found
 
 
-def awaited(found: Mapping[str, Position] | None, cluster: str) -> str | None:
-    """Why istiod's certificate is not to be provided there yet; empty where it may, None where it does not join."""
+@dataclass(frozen=True, slots=True)
+class IstiodWait:
+    """Whether istiod's certificate waits in a cluster that joins: ``reason`` is why; None where it may be provided."""
+
+    reason: str | None
+
+
+def awaited(found: Mapping[str, Position] | None, cluster: str) -> IstiodWait | None:
+    """Whether istiod's certificate waits there because the cluster joins; None where it does not join."""
     if found is None:
-        return "it is not known yet whether the cluster joins"
+        return IstiodWait("it is not known yet whether the cluster joins")
     if cluster not in found:
         return None
     if found[cluster].past(JoinStep.RENEW):
-        return ""
-    return f"the cluster joins: {next((c.detail for c in found[cluster].waits_for), '')}"
+        return IstiodWait(None)
+    return IstiodWait(f"the cluster joins: {next((c.detail for c in found[cluster].waits_for), '')}")
 
 
-def not_joining(_: str) -> str | None:
+def not_joining(_: str) -> IstiodWait | None:
     """For where it is known that no cluster joins."""
     return None

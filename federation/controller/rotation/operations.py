@@ -304,11 +304,14 @@ def _late(age: float) -> NotReady:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """The two sides of a rotation that could be started, or in words why there is none."""
+    """The two sides of a rotation that could be started, or in words why there is none.
+
+    ``problem`` is why the new authority must not be used; None where it may.
+    """
 
     old: Side | str = "no signer is live"
     new: Side | str = "no signer is live"
-    problem: str = "no signer is live"
+    problem: str | None = "no signer is live"
 
 
 @dataclass(slots=True)
@@ -364,7 +367,7 @@ class Commands:
                 )
         if isinstance(old, str) or isinstance(new, str):  # for the type checker: refused above
             raise OperationRefused("a side is not known")
-        if self.proposed.problem:
+        if self.proposed.problem is not None:
             raise OperationRefused(
                 f"the new authority must not be used: {self.proposed.problem}",
                 remedy="correct that, or configure another one as [signer.successor]",

@@ -188,7 +188,7 @@ class BundlePlan:
     """The bundle that should be in force; where it cannot be made now, None and the reason in words."""
 
     bundle: TrustBundle | None
-    withheld: str = ""
+    withheld: str | None = None
 
 
 def plan_bundle(gathered: Gathered, in_force: TrustBundle | None) -> BundlePlan:

@@ -166,8 +166,8 @@ class TrustSources:
         self._known: dict[str, Certificate] = {}
         self.states: dict[str, str] = {}
         """Each source: ``ok``, or why its last known good is used."""
-        self.withheld = ""
-        """Why the bundle is not what the configuration asks for; empty where it is."""
+        self.withheld: str | None = None
+        """Why the bundle is not what the configuration asks for; None where it is."""
         self.problem: StateUnavailable | None = None
         self._lost: Generation | None = None
         self._set_back = (0, 0)
@@ -205,9 +205,11 @@ class TrustSources:
         return changed
 
     @property
-    def unwritten(self) -> str:
-        """Why what is in force may not be what was wanted at the last reading; empty where nothing is known."""
-        return self.withheld or (str(self.problem) if self.problem is not None else "")
+    def unwritten(self) -> str | None:
+        """Why what is in force may not be what was wanted at the last reading; None where nothing is known."""
+        if self.withheld is not None:
+            return self.withheld
+        return str(self.problem) if self.problem is not None else None
 
     async def _adopt(self, in_force: InForce) -> bool:
         """Work by what the store says, unless that went backwards."""
@@ -257,8 +259,8 @@ class TrustSources:
         self.states = dict(gathered.sources)
         anchors = bundle_of(in_force.generation) if in_force.generation else None
         unpinned = _unpinned(config, record, self._roots_in_force(in_force))
-        plan = BundlePlan(None, unpinned) if unpinned else plan_bundle(gathered, anchors)
-        if plan.withheld and plan.withheld != self.withheld:
+        plan = BundlePlan(None, unpinned) if unpinned is not None else plan_bundle(gathered, anchors)
+        if plan.withheld is not None and plan.withheld != self.withheld:
             _logger.error("the bundle stays as it is: %s", plan.withheld, extra={"reason": "withheld"})
         self.withheld = plan.withheld
         return plan.bundle
@@ -366,16 +368,16 @@ class TrustSources:
         return True
 
 
-def _unpinned(config: HubConfig, record: RotationRecord, anchors: frozenset[str]) -> str:
-    """Why a rotation cannot go on with these pins; empty where it can. A pin taken out early changes nothing."""
+def _unpinned(config: HubConfig, record: RotationRecord, anchors: frozenset[str]) -> str | None:
+    """Why a rotation cannot go on with these pins; None where it can. A pin taken out early changes nothing."""
     rotation = record.under_way
     if rotation is None:
-        return ""
+        return None
     lacking = {rotation.old.root, rotation.new.root} - config.trust.pins - anchors - record.unpinned.keys()
     if rotation.state is State.UNPUBLISHING:
         lacking -= {rotation.old.root}  # what goes needs no pin
     if not lacking:
-        return ""
+        return None
     return (
         f"rotation {rotation.number} is under way and the configuration no longer pins "
         f"{', '.join(sorted(lacking))}: pin it again, or abort the rotation first"

@@ -222,9 +222,9 @@ def istiod_trust(name: str, facts: ClusterFacts, wanted: Wanted, world: World) -
     for plane in facts.control_planes:
         problem = _not_read(plane, world, wanted.since)
         missing = wanted.roots - (plane.anchors or frozenset())
-        if not problem and missing:
+        if problem is None and missing:
             problem = f"its ca.crt lacks {shas(missing)}" + (f": {plane.detail}" if plane.detail else "")
-        if problem:
+        if problem is not None:
             yield unmet("istiod_trust", f"{plane.name}: {problem}", name)
         else:
             yield met("istiod_trust", f"{plane.name}: its ca.crt holds {shas(wanted.roots)}", name)
@@ -238,13 +238,13 @@ def istiod_issuer(
     """Each istiod's certificate was read back, not long ago, to be valid and of the intermediate that stays."""
     for plane in facts.control_planes:
         problem = _not_read(plane, world, since)
-        if not problem and plane.issuer != staying.intermediate:
+        if problem is None and plane.issuer != staying.intermediate:
             of = f"of {plane.issuer[:12]}" if plane.issuer else "of an issuer that is not known"
             problem = f"its certificate is {of}, not of {staying.intermediate[:12]}"
             problem += f": {plane.detail}" if plane.detail else ""
-        elif not problem and plane.not_after <= world.now:
+        elif problem is None and plane.not_after <= world.now:
             problem = f"its certificate has expired at {time_of(plane.not_after)}"
-        if problem:
+        if problem is not None:
             yield unmet("istiod_issuer", f"{plane.name}: {problem}", name)
         else:
             until = time_of(plane.not_after)
@@ -260,11 +260,11 @@ def istiod_issuer(
 def webhooks(name: str, facts: ClusterFacts, wanted: Wanted, world: World) -> Iterator[Condition]:
     """Every webhook's caBundle was read, not long ago, to verify the istiod that it calls, before and after."""
     problem = _unread_webhooks(facts, world, wanted.since)
-    if problem:
+    if problem is not None:
         yield unmet("webhooks", problem, name)
         return
     found = facts.webhooks or ()
-    problems = [text for webhook in found if (text := webhook_problem(webhook, facts, wanted))]
+    problems = [text for webhook in found if (text := webhook_problem(webhook, facts, wanted)) is not None]
     for text in problems[:MOST_NAMED]:
         yield unmet("webhooks", text, name)
     if not problems:
@@ -292,16 +292,16 @@ def removal_observed(name: str, facts: ClusterFacts, world: World, *, since: flo
     """The ``ca.crt`` of each istiod was read back to be the bundle that is meant for the cluster now."""
     for plane in facts.control_planes:
         problem = _not_read(plane, world, since)
-        if not problem and not plane.current:
+        if problem is None and not plane.current:
             problem = f"its ca.crt is not what is meant for it: {plane.detail or 'it was not written yet'}"
-        if problem:
+        if problem is not None:
             yield unmet("observed", f"{plane.name}: {problem}", name)
         else:
             yield met("observed", f"{plane.name}: its ca.crt is what is meant for it", name)
 
 
-def webhook_problem(webhook: Webhook, facts: ClusterFacts, wanted: Wanted) -> str:
-    """Why kube-apiserver would refuse the istiod that it calls, now or after the removal; empty where it would not.
+def webhook_problem(webhook: Webhook, facts: ClusterFacts, wanted: Wanted) -> str | None:
+    """Why kube-apiserver would refuse the istiod that it calls, now or after the removal; None where it would not.
 
     Where the hub does not provide that istiod's certificate no rotation re-signs it: then only the root that is
     left must not be all that verifies it.
@@ -309,7 +309,7 @@ def webhook_problem(webhook: Webhook, facts: ClusterFacts, wanted: Wanted) -> st
     if provided(webhook, facts):
         missing = wanted.roots - webhook.anchors
         if not missing:
-            return ""
+            return None
         lacks = f"its caBundle lacks {shas(missing)}, so {webhook.istiod} has not loaded ca.crt"
         return f"{webhook.name}: {lacks}; {RESTART}"
     if wanted.leaving in webhook.anchors and wanted.staying not in webhook.anchors:
@@ -317,7 +317,7 @@ def webhook_problem(webhook: Webhook, facts: ClusterFacts, wanted: Wanted) -> st
             f"{webhook.name}: it verifies {webhook.istiod} by {wanted.leaving[:12]}, which is to be left, and the hub"
             " does not provide that istiod's certificate; give it one of the other authority, or let the hub provide it"
         )
-    return ""
+    return None
 
 
 def provided(webhook: Webhook, facts: ClusterFacts) -> bool:
@@ -356,7 +356,7 @@ def obstacles(facts: ClusterFacts, old: Side, new: Side) -> dict[str, str]:
             found[plane.name] = f"istiod_trust: its ca.crt lacks {shas({old.root})}"
     wanted = Wanted(roots=frozenset({old.root}), staying=new.root, leaving=old.root)
     for webhook in facts.webhooks or ():
-        if problem := webhook_problem(webhook, facts, wanted):
+        if (problem := webhook_problem(webhook, facts, wanted)) is not None:
             found[webhook.name] = f"webhooks: {problem.removeprefix(f'{webhook.name}: ')}"
     return found
 
@@ -369,25 +369,28 @@ def _verified(found: Iterable[Webhook], facts: ClusterFacts, wanted: Wanted) -> 
     return " and ".join(said) or "no webhook of Istio was found"
 
 
-def _unread_webhooks(facts: ClusterFacts, world: World, since: float) -> str:
+def _unread_webhooks(facts: ClusterFacts, world: World, since: float) -> str | None:
+    """Why what is known of its webhooks does not count; None where it does."""
     if facts.webhooks is None:
         return f"{NOT_READ}: {facts.webhooks_detail or 'they were not read yet'}"
     if not facts.webhooks:
-        return ""
+        return None
     age = world.now - facts.webhooks_read_at
     if age > world.fresh:
         return f"Istio's webhooks were last read {age:.0f} s ago"
-    return "" if facts.webhooks_read_at > since else f"Istio's webhooks were not read since {time_of(since)}"
+    return (
+        None if facts.webhooks_read_at > since else f"Istio's webhooks were not read since {time_of(since)}"
+    )
 
 
-def _not_read(plane: ControlPlane, world: World, since: float) -> str:
-    """Why what is known of it does not count; empty where it does."""
+def _not_read(plane: ControlPlane, world: World, since: float) -> str | None:
+    """Why what is known of it does not count; None where it does."""
     if plane.anchors is None:
         return f"what it trusts is not known: {plane.detail or 'it was not read back'}"
     age = world.now - plane.read_back_at
     if age > world.fresh:
         return f"it was last read back {age:.0f} s ago"
-    return "" if plane.read_back_at > since else f"it was not read back since {time_of(since)}"
+    return None if plane.read_back_at > since else f"it was not read back since {time_of(since)}"
 
 
 def alive_in(name: str, facts: ClusterFacts, world: World, *, condition: str) -> Condition:
@@ -424,7 +427,7 @@ def pinned(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Cond
 
 def validated(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """The new authority was found good, and a signature of it verified."""
-    if world.validated:
+    if world.validated is not None:
         yield unmet("validated", world.validated)
     else:
         yield met("validated", f"{rotation.new.subject or rotation.new.intermediate[:16]} may sign and does")
@@ -557,7 +560,7 @@ def green(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[
             if client == server:
                 continue
             problem = _pair_problem(client, server, rotation, world)
-            if problem:
+            if problem is not None:
                 bad += 1
                 yield unmet("matrix", problem, client)
                 if bad == MOST_PAIRS:  # after a change all of them are: 200 clusters have 39,800
@@ -567,7 +570,8 @@ def green(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[
         yield met("matrix", f"all {count} ordered pairs have validated since {time_of(rotation.since)}")
 
 
-def _pair_problem(client: str, server: str, rotation: Rotation, world: World) -> str:
+def _pair_problem(client: str, server: str, rotation: Rotation, world: World) -> str | None:
+    """Why the pair does not count as proved since this state began; None where it does."""
     pair = world.pairs.get((client, server))
     if pair is None or pair.computed <= rotation.since:
         return f"{client} to {server} was not proved since {time_of(rotation.since)}"
@@ -576,7 +580,7 @@ def _pair_problem(client: str, server: str, rotation: Rotation, world: World) ->
     meant = (world.behind.get(client, world.in_force), world.behind.get(server, world.in_force))
     if rotation.state is State.UNPUBLISHING and (pair.client_generation, pair.server_generation) != meant:
         return f"{client} to {server} was proved before both had what is meant for them now"
-    return "" if pair.valid else f"{client} to {server} does not validate: {pair.reason}"
+    return None if pair.valid else f"{client} to {server} does not validate: {pair.reason}"
 
 
 def new_in_use(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:

@@ -445,7 +445,7 @@ def _of_control_planes(rotation: Rotation, facts: ClusterFacts, *, removed: bool
     new, planes = rotation.new, facts.control_planes
     hooks = facts.webhooks or ()
     wanted = Wanted.only(new, rotation.old, since=0.0)
-    failing = [hook for hook in hooks if webhook_problem(hook, facts, wanted)]
+    failing = [hook for hook in hooks if webhook_problem(hook, facts, wanted) is not None]
     if planes and (facts.webhooks is None or any(provided(hook, facts) for hook in failing)):
         yield WEBHOOKS_REFUSE
     if any(plane.anchors is None or new.root not in plane.anchors for plane in planes):

@@ -102,7 +102,7 @@ class Verdict:
 def enacted(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """What is in force has of both roots what it is to have, and no cluster stays behind without need."""
     found = list(_problems(record, rotation, world))
-    why = f": {world.unwritten}" if world.unwritten else ""
+    why = f": {world.unwritten}" if world.unwritten is not None else ""
     for problem, cluster in found:
         yield unmet("enacted", f"{problem}{why}", cluster)
     if not found:

@@ -68,8 +68,8 @@ def advance(
     if rotation is None:
         return record
     verdict = gate(record, world, without=without)
-    failed = _failed_canary(record, rotation, world) if "canary_fallback" not in without else ""
-    if failed:
+    failed = _failed_canary(record, rotation, world) if "canary_fallback" not in without else None
+    if failed is not None:
         return _fall_back(record, rotation, world, failed)
     record, rotation = _note_conditions_met(record, rotation, verdict, world)
     if "soak" not in without and rotation.state is State.PUBLISHING:
@@ -184,10 +184,10 @@ def _changes(rotation: Rotation, after: State, world: World) -> dict[str, object
     return {"wave": 1} if after is State.ABORTING else {}
 
 
-def _failed_canary(record: RotationRecord, rotation: Rotation, world: World) -> str:
-    """Why a pair with a canary's new leaf does not validate, or none can be tried; empty where neither is known."""
+def _failed_canary(record: RotationRecord, rotation: Rotation, world: World) -> str | None:
+    """Why a pair with a canary's new leaf does not validate, or none can be tried; None where neither is known."""
     if rotation.state is not State.CANARY:
-        return ""
+        return None
     if _lacks_canary(record, rotation, world):
         return NO_CANARY
     for (client, server), pair in sorted(world.pairs.items()):
@@ -197,7 +197,7 @@ def _failed_canary(record: RotationRecord, rotation: Rotation, world: World) -> 
             continue
         if rotation.new.intermediate in {pair.client_issuer, pair.server_issuer}:
             return f"{client} to {server} does not validate with the new intermediate: {pair.reason}"
-    return ""
+    return None
 
 
 def _lacks_canary(record: RotationRecord, rotation: Rotation, world: World) -> bool:
@@ -451,7 +451,7 @@ def _leave_old(
         )
     if rotation.state is State.UNPUBLISHING:
         raise OperationRefused("its root is being removed already", remedy="let the rotation end")
-    if rotation.state is State.STAGED and world.validated:  # later on its gate has seen to that
+    if rotation.state is State.STAGED and world.validated is not None:  # later on its gate has seen to that
         raise OperationRefused(
             f"the new authority is not good: {world.validated}", remedy="give it another one first"
         )

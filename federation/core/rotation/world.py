@@ -124,14 +124,14 @@ class World:
 
     ``generations`` are the anchors of each generation that may still be delivered or be in use. ``fresh`` is how
     old a read-back or a proof may be, ``skew`` how far clocks may differ, both in seconds. ``validated`` is
-    why the new authority must not be used; empty where it was found good.
+    why the new authority must not be used; None where it was found good.
 
     ``gone`` are clusters that were registered, and until when leaves from before the hub may live there (seconds since
     the epoch).
 
     ``behind`` are clusters that get an older generation than the one in force. ``pins`` are the pinned roots,
     ``staged`` those of them that only a rotation publishes. ``unwritten`` is why what the record asks for could
-    not be written at the last attempt; empty where it could. ``refused`` says of each process that refuses its newest
+    not be written at the last attempt; None where it could. ``refused`` says of each process that refuses its newest
     configuration why, in words: until it is corrected it is not known what the operators want.
 
     What is in force is read before the expiry bounds, and both after everything that follows from the record was
@@ -146,12 +146,12 @@ class World:
     behind: Mapping[str, int] = field(default_factory=dict)
     pins: frozenset[str] = frozenset()
     staged: frozenset[str] = frozenset()
-    unwritten: str = ""
+    unwritten: str | None = None
     refused: tuple[str, ...] = ()
     gone: Mapping[str, float] = field(default_factory=dict)
     signers: Mapping[str, SignerFacts] = field(default_factory=dict)
     pairs: Mapping[tuple[str, str], PairFacts] = field(default_factory=dict)
     capacity: Capacity = Capacity()
-    validated: str = "it was not validated yet"
+    validated: str | None = "it was not validated yet"
     fresh: float = 60.0
     skew: float = 60.0

@@ -316,8 +316,8 @@ class AwsLogin(Protocol):
     """Gives the keys that requests are signed with."""
 
     @property
-    def warning(self) -> str:
-        """Why the keys could not be renewed although those in use are still good; empty where all is well."""
+    def warning(self) -> str | None:
+        """Why the keys could not be renewed although those in use are still good; None where they could."""
         ...
 
     async def keys(self, *, renew: bool = False) -> ReadOnlyCredentials:

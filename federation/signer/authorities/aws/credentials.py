@@ -70,7 +70,7 @@ class AwsAccount:
     @property
     def warnings(self) -> tuple[str, ...]:
         """A login that could not be renewed, while the keys of the last one are still valid."""
-        return (self._login.warning,) if self._login.warning else ()
+        return (self._login.warning,) if self._login.warning is not None else ()
 
     async def renew(self) -> None:
         """Renew the login where that is due. Raises AuthorityMisconfigured or AuthorityUnavailable."""
@@ -93,7 +93,7 @@ def login_of(aws: AwsConfig, own: OwnCredentials, context: BackEndContext, *, wh
 class OwnChain:
     """Implements AwsLogin by AWS's own chain. Files and environment are read anew when AWS refuses the keys."""
 
-    warning = ""
+    warning: str | None = None
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -173,7 +173,7 @@ class AssumedRole:
         self._assuming = asyncio.Lock()
         self._cached: _CachedCredentials | None = None
         self._suspect = False
-        self.warning = ""
+        self.warning: str | None = None
 
     async def keys(self, *, renew: bool = False) -> ReadOnlyCredentials:
         """As in :class:`AwsLogin`. Keys that are still good outlive a renewal that fails."""
@@ -194,7 +194,7 @@ class AssumedRole:
                     _logger.warning("%s", warning, extra={"authority": self._where, "reason": error.reason})
                 self.warning = warning
                 return cached.keys
-            self._cached, self._suspect, self.warning = cached, False, ""
+            self._cached, self._suspect, self.warning = cached, False, None
             return cached.keys
 
     def suspect(self) -> None:

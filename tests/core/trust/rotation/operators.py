@@ -271,7 +271,7 @@ def _istiod_runs(sim: Simulation, member: int) -> None:
 
 def heal(sim: Simulation) -> None:
     """Repair everything that was broken, and let every quarantined cluster return."""
-    sim.validated, sim.bundle_fails = "", False
+    sim.validated, sim.bundle_fails = None, False
     correct(sim)
     sim.restart_controller()
     for member in sim.members.values():

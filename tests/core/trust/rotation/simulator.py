@@ -78,7 +78,7 @@ class Simulation:
     excluded_leaves: set[Leaf] = field(init=False, default_factory=set)
     stop_bounds: dict[str, float] = field(init=False, default_factory=dict)
     pairs: dict[tuple[str, str], PairFacts] = field(init=False, default_factory=dict)
-    validated: str = field(init=False, default="")
+    validated: str | None = field(init=False, default=None)
     named: list[Loss] | None = field(init=False, default=None)
     ensured: RotationRecord | None = field(init=False, default=None)
     watching: bool = field(init=False, default=True)

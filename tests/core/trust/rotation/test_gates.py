@@ -29,7 +29,7 @@ WORLD = World(
     in_force=2,
     pins=BOTH,
     pairs={("one", "two"): GREEN, ("two", "one"): GREEN},
-    validated="",
+    validated=None,
     fresh=60.0,
     skew=5.0,
 )

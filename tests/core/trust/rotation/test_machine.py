@@ -478,7 +478,7 @@ def test_an_emergency_depends_on_the_signers_readiness_and_not_on_the_next_succe
     sim = scenes.manual(at(State.ACTIVE))
     sim.validated = "signer-1 reports another successor"  # what the next rotation would be to
     assert rotation_of(declared(sim, ROOT["a"])).state is State.EMERGENCY
-    sim.validated = ""
+    sim.validated = None
     sim.signers[1].ready.discard(ISSUER["b1"])
     for state in (State.STAGED, State.PUBLISHING, State.ACTIVE):
         sim.store.record = changed(sim.record, rotation=changed(rotation(sim), state=state))

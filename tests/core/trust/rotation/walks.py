@@ -48,7 +48,7 @@ def _forbids(sim: Simulation, which: int, does: bool) -> None:
 
 
 def _judge_new(sim: Simulation, good: int) -> None:
-    sim.validated = "" if good % 4 else "it does not sign"
+    sim.validated = None if good % 4 else "it does not sign"
 
 
 EVENTS: Final[dict[str, tuple[int, Event]]] = {

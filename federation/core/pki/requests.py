@@ -357,15 +357,41 @@ def check_request(
     is.
     """
     try:
-        return _check(_decode(csr_pem), *_names_of(identity), accepted_keys)
+        return _check(_decode(csr_pem), _expected_of(identity), accepted_keys)
     except InvalidValue as error:
         raise RequestRefused(error.what, reason=Refusal.MALFORMED) from None
 
 
+class _Expected:
+    """What requests for one subject alternative name have in common."""
+
+    __slots__ = ("_around", "names", "san")
+
+    def __init__(self, names: tuple[str, ...], san: SubjectAltName) -> None:
+        self.names: Final = names
+        self.san: Final = san
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+
+    def key_in(self, info: bytes) -> bytes | None:
+        """The key in what was signed; None where that differs in more than the key from what was found good before."""
+        known = self._around.get(len(info))
+        if known is None or not (info.startswith(known[0]) and info.endswith(known[1])):
+            return None
+        return info[len(known[0]) : len(info) - len(known[1])]
+
+    def found_good(self, before: bytes, spki: bytes, after: bytes) -> None:
+        """Remember what is around a key, for keys and requests of these lengths."""
+        if len(self._around) < _MOST_REMEMBERED:
+            self._around[len(before) + len(spki) + len(after)] = before, after
+
+
+_MOST_REMEMBERED: Final = 8  # a client writes its requests in one way, and has keys of one or two kinds
+
+
 @lru_cache(maxsize=4096)
-def _names_of(identity: SpiffeId) -> tuple[tuple[str, ...], SubjectAltName]:
-    """The identity as text and as DER: the same ones ask again and again."""
-    return (str(identity),), SubjectAltName.of_identity(identity)
+def _expected_of(identity: SpiffeId) -> _Expected:
+    """The same identities ask again and again."""
+    return _Expected((str(identity),), SubjectAltName.of_identity(identity))
 
 
 def check_server_request(
@@ -380,7 +406,7 @@ def check_server_request(
         data = _decode(csr_pem)
         hosts = _requested_hosts(data, permitted)
         san = SubjectAltName.of_hosts(hosts)
-        return _check(data, hosts, san, accepted_keys)
+        return _check(data, _Expected(hosts, san), accepted_keys)
     except InvalidValue as error:
         raise RequestRefused(error.what, reason=Refusal.MALFORMED) from None
 
@@ -421,33 +447,35 @@ def _hosts(value: bytes, permitted: Callable[[str], bool]) -> tuple[str, ...]:
     return tuple(hosts)
 
 
-def _check(
-    data: bytes, names: tuple[str, ...], san: SubjectAltName, accepted: frozenset[KeyKind]
-) -> CertificateRequest:
+def _check(data: bytes, expected: _Expected, accepted: frozenset[KeyKind]) -> CertificateRequest:
     outer = der.elements(data, 0, len(data))
     _shape(outer, der.SEQUENCE)
     parts = der.elements(data, outer[0][2], outer[0][3])
     _shape(parts, der.SEQUENCE, der.SEQUENCE, der.BIT_STRING)
     info, algorithm, signature = parts
+    signed = data[info[1] : info[3]]
+    known = expected.key_in(signed)
+    before, spki, after = _split(data, info, expected.san) if known is None else (b"", known, b"")
+    if data[signature[2] : signature[2] + 1] != b"\x00":
+        raise refused(Refusal.MALFORMED, "the signature is not a whole number of bytes")
+    public_key, spki_der, kind = _public_key(spki, accepted)
+    _verify(public_key, data[algorithm[1] : algorithm[3]], data[signature[2] + 1 : signature[3]], signed)
+    if known is None:
+        expected.found_good(before, spki, after)
+    return CertificateRequest(public_key, spki_der, kind, expected.names, expected.san)
+
+
+def _split(data: bytes, info: der.Element, san: SubjectAltName) -> tuple[bytes, bytes, bytes]:
+    """The key of a request, between what is before and behind it, which is as it has to be (RFC 2986, 4.1)."""
     fields = der.elements(data, info[2], info[3])
     _shape(fields, der.INTEGER, der.SEQUENCE, der.SEQUENCE, _ATTRIBUTES)
     version, subject, spki, attributes = fields
-
     if data[version[1] : version[3]] != _VERSION:
         raise refused(Refusal.VERSION, "the request is not of version 1, the only one there is")
     if data[subject[1] : subject[3]] not in _SUBJECTS:
         raise refused_subject(data[subject[1] : subject[3]])
     _check_extensions(data, _requested_extensions(data, attributes), san)
-    if data[signature[2] : signature[2] + 1] != b"\x00":
-        raise refused(Refusal.MALFORMED, "the signature is not a whole number of bytes")
-    public_key, spki_der, kind = _public_key(data[spki[1] : spki[3]], accepted)
-    _verify(
-        public_key,
-        data[algorithm[1] : algorithm[3]],
-        data[signature[2] + 1 : signature[3]],
-        data[info[1] : info[3]],
-    )
-    return CertificateRequest(public_key, spki_der, kind, names, san)
+    return data[info[1] : spki[1]], data[spki[1] : spki[3]], data[spki[3] : info[3]]
 
 
 def _decode(text: str) -> bytes:

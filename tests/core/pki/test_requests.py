@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.core.errors import InvalidValue, RequestRefused
-from federation.core.identity import SpiffeId
+from federation.core.identity import ServiceAccountRef, SpiffeId
 from federation.core.pki import der
+from federation.core.pki.certificate import pem_encode
 from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import KeyKind, PrivateKey, spki
 from federation.core.pki.requests import (
@@ -598,3 +599,72 @@ def test_the_hubs_own_requests_pass_its_gate(kind: KeyKind, organization: bool) 
 def test_no_request_is_built_with_a_key_that_no_leaf_may_have() -> None:
     with pytest.raises(InvalidValue, match="RSA of 1024 bits"):
         build_request(rsa.generate_private_key(65537, 1024), [x509.DNSName("a.example")])
+
+
+# --- what was found good before is not looked at again, but for the key ---
+
+
+def taken_apart(text: str) -> tuple[bytes, bytes]:
+    """What a request has signed, and the AlgorithmIdentifier behind it."""
+    data = x509.load_pem_x509_csr(text.encode()).public_bytes(serialization.Encoding.DER)
+    outer = der.elements(data, 0, len(data))[0]
+    info, algorithm, _ = der.elements(data, outer[2], outer[3])
+    return data[info[1] : info[3]], data[algorithm[1] : algorithm[3]]
+
+
+def signed_anew(info: bytes, algorithm: bytes, own: ec.EllipticCurvePrivateKey) -> str:
+    signature = own.sign(info, ec.ECDSA(hashes.SHA256()))
+    return pem_encode(der.sequence(info, algorithm, der.bit_string(signature)), "CERTIFICATE REQUEST")
+
+
+def test_after_a_good_request_none_passes_that_differs_in_one_bit_of_anything_but_the_key() -> None:
+    own = key("one bit", KeyKind.EC_P256)
+    assert isinstance(own, ec.EllipticCurvePrivateKey)
+    info, algorithm = taken_apart(csr_pem(private_key=own))
+    for _ in range(2):
+        assert check(signed_anew(info, algorithm, own)).spki_der == spki(own.public_key())
+    point = info.index(spki(own.public_key())[-64:])
+    refusals = set[str]()
+    for at in (*range(point), *range(point + 64, len(info))):
+        for bit in range(8):
+            changed = bytearray(info)
+            changed[at] ^= 1 << bit
+            refusals.add(reason(signed_anew(bytes(changed), algorithm, own)))
+            assert check(signed_anew(info, algorithm, own)).public_key == own.public_key()
+    assert {Refusal.MALFORMED, Refusal.VERSION, Refusal.EXTENSION, Refusal.IDENTITY} <= refusals
+
+
+def test_a_key_is_judged_and_its_proof_verified_each_time() -> None:
+    own, other = key("each time", KeyKind.EC_P256), key("another time", KeyKind.EC_P256)
+    assert isinstance(own, ec.EllipticCurvePrivateKey)
+    assert isinstance(other, ec.EllipticCurvePrivateKey)
+    info, algorithm = taken_apart(csr_pem(private_key=own))
+    assert check(signed_anew(info, algorithm, own)).public_key == own.public_key()
+    assert reason(signed_anew(info, algorithm, other)) == Refusal.SIGNATURE_INVALID
+    public = spki(own.public_key())
+    off_curve = info.replace(public, public[:-1] + bytes([public[-1] ^ 1]))
+    assert reason(signed_anew(off_curve, algorithm, own)) == Refusal.KEY_INVALID
+    assert (
+        reason(signed_anew(info, algorithm, own), frozenset({KeyKind.RSA_2048})) == Refusal.KEY_NOT_ACCEPTED
+    )
+
+
+def test_a_good_request_opens_nothing_for_another_identity() -> None:
+    text = csr_pem(private_key=key("another", KeyKind.EC_P256))
+    account = ServiceAccountRef(IDENTITY.service_account.namespace, "x" * len(IDENTITY.service_account.name))
+    for _ in range(2):
+        assert check(text).names == (str(IDENTITY),)
+        with pytest.raises(RequestRefused) as refused:
+            check(text, SpiffeId(IDENTITY.trust_domain, account))
+        assert refused.value.reason == Refusal.IDENTITY
+
+
+def test_many_ways_of_writing_a_request_pass_one_after_the_other() -> None:
+    ways = [
+        csr_pem(private_key=own, subject=subject, san_critical=critical)
+        for own in POOL
+        for subject in (EMPTY_SUBJECT, EMPTY_ORGANIZATION)
+        for critical in (True, False)
+    ]
+    for text in ways * 2:
+        assert check(text).names == (str(IDENTITY),)

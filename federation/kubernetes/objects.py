@@ -11,6 +11,7 @@ leave on it.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -63,19 +64,14 @@ Decode: TypeAlias = Callable[[Payload], Item[T]]
 
 def pack_uid(uid: str) -> bytes | str:
     """A UID as it is kept: 16 bytes for one that Kubernetes made (RFC 9562), the text of any other."""
-    if len(uid) == UUID_CHARACTERS:
-        digits = uid.replace("-", "")
-        if len(digits) == 32 and _LOWER_HEX.issuperset(digits) and uid == _uuid(digits):
-            return bytes.fromhex(digits)
-    return uid
+    return bytes.fromhex(uid.replace("-", "")) if _UUID(uid) else uid
 
 
 def _uuid(digits: str) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-UUID_CHARACTERS: Final = 36
-_LOWER_HEX: Final = frozenset("0123456789abcdef")
+_UUID: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 
 
 class ObjectMeta(msgspec.Struct, frozen=True, gc=False):

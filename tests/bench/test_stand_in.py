@@ -253,3 +253,20 @@ async def test_a_real_hub_is_measured_from_its_start_to_a_changed_bundle(tmp_pat
     assert values["bytes of a poll where something did"] > 1
     assert values["requests that the stand-in has no answer for"] == 0
     assert len(list(measured.table())) == 2 + len(measured.rows)
+
+
+async def test_a_hub_that_does_not_get_green_ends_it_with_what_was_measured(tmp_path: Path) -> None:
+    async def measure() -> None:
+        measured.row("before", 1.0)
+
+    async def fail() -> None:
+        raise RuntimeError("not green: c001 does not answer")
+
+    report = Report(lambda _: None, {})
+    async with bench(report, tmp_path, Sizes(1, 1, 1), rest=1.0) as measured:
+        table = await measured.go_through((measure, fail, measured.restarts))
+
+    assert table[-1] == "| before | 1 |"
+    assert [(line.verdict, line.note) for line in report.lines] == [
+        ("not measured", "not green: c001 does not answer")
+    ]

@@ -499,12 +499,12 @@ class SandboxCluster:
             for subscription in self.store.subscriptions(resource):
                 subscription.close()
 
-    def create(self, plural: str, obj: Mapping[str, Any], *, namespace: str = "") -> Obj:
+    def create(self, plural: str, obj: Mapping[str, Any], *, namespace: str = "", manager: str = "") -> Obj:
         """Create any object. Raises ApiError as the server would answer."""
         resource = self.resources.named(plural)
         copy = check_type(resource, decode(encode(obj)))
         namespace = namespace or copy["metadata"].get("namespace", "")
-        return self._writes.create(self._target(resource, namespace, ""), copy)
+        return self._writes.create(self._target(resource, namespace, "", manager=manager), copy)
 
     def create_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> Obj:
         """Create a namespace."""

@@ -88,10 +88,14 @@ class Istiod:
 
     def _write(self, namespace: str) -> None:
         found = self.cluster.config_map(namespace, NAME)
-        if found is None:
-            meta = {"name": NAME, "labels": {"istio.io/config": "true"}}
-            self.cluster.create("configmaps", {"metadata": meta}, namespace=namespace)
-        if found is None or found.get("data", {}).get(KEY) != self.serves:
+        if found is None:  # in one request, as istiod does it: what is there and empty is the hub's to write
+            self.writes[namespace] += 1
+            made = {
+                "metadata": {"name": NAME, "labels": {"istio.io/config": "true"}},
+                "data": {KEY: self.serves},
+            }
+            self.cluster.create("configmaps", made, namespace=namespace, manager=ISTIOD)
+        elif found.get("data", {}).get(KEY) != self.serves:
             self.writes[namespace] += 1
             self.cluster.patch("configmaps", namespace, NAME, {"data": {KEY: self.serves}}, manager=ISTIOD)
 

@@ -20,6 +20,7 @@ from federation.controller.member import Member, MemberDependencies, OpensMember
 from federation.controller.proof.listener_check import Aim, ListenerCheck, SignerListener, listener_address
 from federation.controller.proof.matrix import Absent, ContentReader, KnownMatrix, Participant, prove
 from federation.controller.publication.observed import ReadContent
+from federation.controller.publication.turns import Turns
 from federation.controller.rotation.cleanup import Leftovers
 from federation.controller.rotation.driver import RotationDriver, Seen
 from federation.controller.rotation.observer import Proved, awaited
@@ -108,6 +109,7 @@ class Leader:
         self._kept = StoredProposals(store, self._proposals)
         self._reader = ContentReader()
         self._budgets = Budgets(clock)
+        self._turns = Turns(config.current.controller.publication.max_concurrent)
         self._proof_due = True
         self._applied: HubConfig | None = None
         self.trust = TrustState()
@@ -174,6 +176,7 @@ class Leader:
             jitter=self._jitter,
             reader=self._reader,
             budgets=self._budgets,
+            turns=self._turns,
             remembered=self.rotation.rotation_store.remembered,
             awaited=lambda name: awaited(self.rotation.joining, name),
         )
@@ -261,6 +264,7 @@ class Leader:
         if config is not self._applied:
             before, self._applied = self._applied, config
             if before is not None and _shared(before) != _shared(config):
+                self._turns.allow(config.controller.publication.max_concurrent)
                 await self._members.apply(())  # what all members depend on has changed
             await self._members.apply(config.clusters)
             changed = True

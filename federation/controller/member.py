@@ -49,6 +49,7 @@ from federation.controller.publication.observed import (
     read_back,
 )
 from federation.controller.publication.publisher import Lag, Publisher
+from federation.controller.publication.turns import Turns
 from federation.controller.rotation.observer import IstiodWait, istio_seen, not_joining
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
@@ -98,6 +99,8 @@ class MemberDependencies:
     jitter: random.Random
     reader: ContentReader
     budgets: Budgets
+    turns: Turns
+    """Of all clusters together, at writing the bundle."""
     hub: HubIdentity = NO_HUB
     former: Callable[[str], ControllerClusterReport | None] = lambda _: None
     """How that cluster fared when it was reported last, by the leader of then."""
@@ -185,6 +188,7 @@ class Member:
             clock=around.clock,
             jitter=around.jitter,
             allowed=around.allowed,
+            turns=around.turns,
             stays=self._joining.stays,
             joins=lambda: self._joining.under_way,
             must_claim=self._joining.must_claim,

@@ -39,6 +39,7 @@ from federation.files import is_out_of_files
 from federation.kubernetes.answers import error_for, harmless
 from federation.kubernetes.budget import CpuBudget, Unlimited
 from federation.kubernetes.credentials import Access, LoadedCredentials, load_credentials
+from federation.kubernetes.time_limit import TimeLimit
 from federation.kubernetes.wire import member_connector
 
 _logger = logging.getLogger(__name__)
@@ -59,6 +60,9 @@ SMALL_ANSWER_BYTES: Final = 256 * 1024
 LINE_TOO_LONG: Final = "line_too_long"
 TOO_LARGE: Final = "answer_too_large"
 """The reason of the ClusterOverBudget for an answer beyond its limit: asked for less, it may be within."""
+
+OWN_DELAY: Final = "own_delay"
+"""The reason of a ClusterTimeout where this process was so late itself that nothing is said of the cluster."""
 
 SILENCE: Final = "silence"
 """The reason of the ClusterTimeout for a stream that is open but silent, which may be no failure."""
@@ -182,8 +186,9 @@ class ClusterSession:
         headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type
+        within = TimeLimit(limit)
         try:
-            async with asyncio.timeout(limit), self._slots:
+            async with within, self._slots:
                 try:
                     return await self._send(method, url, headers, body, what, most=most)
                 except ClusterUnauthorized:
@@ -191,7 +196,7 @@ class ClusterSession:
                 except aiohttp.ServerDisconnectedError:
                     return await self._send(method, url, headers, body, what, most=most)
         except (aiohttp.ClientError, OSError) as error:
-            raise self._failure(error, what, limit) from error
+            raise self._failure(error, what, limit, late=within.late) from error
 
     @asynccontextmanager
     async def stream(
@@ -212,11 +217,12 @@ class ClusterSession:
         url = self._url(path, params, "GET")
         what = f"watch {path}"
         limit = self._timeouts.request
+        within = TimeLimit(limit)
         try:
-            async with asyncio.timeout(limit):
+            async with within:
                 response = await self._start("GET", url, {"Accept": accept}, None, what)
         except (aiohttp.ClientError, OSError) as error:
-            raise self._failure(error, what, limit) from error
+            raise self._failure(error, what, limit, late=within.late) from error
         lines = _Lines(response, clock=self._clock, silence=silence, budget=self.budget)
         guard = asyncio.create_task(lines.guard())
         try:
@@ -357,8 +363,19 @@ class ClusterSession:
     def _silent(self, what: str, silence: float) -> ClusterTimeout:
         return ClusterTimeout(f"{what}: silent for {silence:g} s", where=self._where, reason=SILENCE)
 
-    def _failure(self, error: Exception, what: str, limit: float) -> ClusterError:
-        """The typed error for an exception of aiohttp, the socket or the timeout."""
+    def _failure(self, error: Exception, what: str, limit: float, *, late: float = 0.0) -> ClusterError:
+        """The typed error for an exception of aiohttp, the socket or the timeout.
+
+        ``late`` are the seconds by which this process was late itself meanwhile.
+        """
+        connecting = isinstance(error, aiohttp.ConnectionTimeoutError)  # aiohttp's own, which counts all
+        if isinstance(error, TimeoutError) and late >= (self._timeouts.connect / 4 if connecting else limit):
+            return ClusterTimeout(
+                f"{what}: not answered while this process was {late:.1f} s late itself",
+                where=self._where,
+                reason=OWN_DELAY,
+                remedy="give the hub's processes more of a processor; it tries again by itself",
+            )
         if is_out_of_files(error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error):
             return self._out_of_files(what)
         return self._failure_of_cluster(error, what, limit)

@@ -25,6 +25,7 @@ from typing import Final
 
 from federation.controller.publication.config_map import APPLY, MERGE, ObservedConfigMap, Target, wipe_body
 from federation.controller.publication.observed import ClusterWatch
+from federation.controller.publication.turns import Turns
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterTimeouts
 from federation.core.documents.trust import Generation
@@ -37,11 +38,12 @@ from federation.core.errors import (
     ClusterNotFound,
     ClusterServerError,
     ClusterThrottled,
+    ClusterTimeout,
 )
 from federation.kubernetes.answers import TERMINATING, WEBHOOK
 from federation.kubernetes.backoff import Backoff
 from federation.kubernetes.objects import FIELD_MANAGER, METADATA_ONLY, ObjectKey
-from federation.kubernetes.session import ClusterSession
+from federation.kubernetes.session import OWN_DELAY, ClusterSession
 
 _logger = logging.getLogger(__name__)
 
@@ -251,6 +253,7 @@ class Publisher:
 
     ``joins`` says whether other writers are as it should be: a cluster with a CA of its own joins.
     ``stays`` says whether what a namespace holds is to stay for now; after a change of that all have to be judged anew.
+    ``turns`` are those of all clusters together (default: of this one alone).
     ``must_claim`` says whether the hub's mark has to be won there before anything is written.
     """
 
@@ -267,6 +270,7 @@ class Publisher:
         allowed: Callable[[], bool],
         stays: Callable[[str, ObservedConfigMap | None], bool],
         joins: Callable[[], bool],
+        turns: Turns | None = None,
         must_claim: Callable[[str, ObservedConfigMap | None], bool] = lambda _namespace, _observed: False,
         on_claim_lost: Callable[[], None] = lambda: None,
     ) -> None:
@@ -279,6 +283,7 @@ class Publisher:
         self._allowed = allowed
         self._stays = stays
         self._joins = joins
+        self._turns = turns or Turns(concurrency)
         self._must_claim = must_claim
         self._on_claim_lost = on_claim_lost
         self._timeouts = timeouts
@@ -399,7 +404,20 @@ class Publisher:
             if target is None or not self._watch.synced or not self._allowed():
                 continue
             if self._is_wanted(namespace, target):
-                await self._write(namespace, target)
+                self._queued.add(namespace)  # what is noticed while it waits is decided with it
+                async with self._turns.turn(self._where["cluster"]):
+                    await self._write_in_turn(namespace)
+
+    async def _write_in_turn(self, namespace: str) -> None:
+        """Write there, where that is still wanted: it may have waited for others."""
+        self._queued.discard(namespace)
+        target = self._target
+        if target is None or not self._watch.synced or not self._allowed():
+            return
+        if self._resume_at > self._clock.monotonic():
+            self._enqueue(namespace)
+        elif self._is_wanted(namespace, target):
+            await self._write(namespace, target)
 
     def _is_wanted(self, namespace: str, target: Target) -> bool:
         """Whether to write there now, by what the watch shows."""
@@ -475,6 +493,8 @@ class Publisher:
                 self._refused(namespace, error)
             case ClusterServerError() if error.reason == WEBHOOK:
                 self._refused(namespace, error)  # for other namespaces it may not be called
+            case ClusterTimeout() if error.reason == OWN_DELAY:
+                self._enqueue(namespace)  # that this process is late says nothing of the cluster
             case ClusterNotFound():
                 self._postpone(namespace, 1.0)  # it is being deleted; the watch will say so
             case ClusterConflict() | ClusterInvalid():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from federation.files import Reading
+from federation.files import READ_TIMEOUT, Reading
 
 
 def impatient_reads(monkeypatch: pytest.MonkeyPatch, timeout: float) -> None:
@@ -14,7 +14,7 @@ def impatient_reads(monkeypatch: pytest.MonkeyPatch, timeout: float) -> None:
     shared, read = Reading(timeout=timeout), Reading.read
     own = set[Reading]()
 
-    def made(self: Reading, *, timeout: float) -> None:
+    def made(self: Reading, *, timeout: float = READ_TIMEOUT) -> None:
         own.add(self)
         initialise(self, timeout=timeout)
 

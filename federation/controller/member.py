@@ -456,7 +456,8 @@ class Member:
                 yields=self._joining.yields,
                 why_joining=LEFT if self._joining.left else JOINS,
             )
-        if fresh and not self._bundle.joining and self._bundle.status().state != "unknown":
+        incomplete = fresh and not self._joining.is_complete and not self._bundle.joining
+        if incomplete and self._bundle.status().state != "unknown":
             self._joining.complete(self._counted)
         return self._counted
 

@@ -266,3 +266,20 @@ async def test_the_new_side_is_what_the_rotation_is_to_and_not_what_is_configure
         assert found["validated"].met == (not reported)
         assert reported in found["validated"].detail
         assert (found["capacity"].met, found["capacity"].until) == (False, now + 60.0)
+
+
+async def test_at_rest_all_clusters_are_looked_at_twice_a_step(tmp_path: Path, config: HubConfig) -> None:
+    """Once before effects are written and once after; each look puts the facts of every cluster together."""
+    leading, looks = Leading(FailingStore(tmp_path, VirtualClock()), VirtualClock(), config), 0
+
+    def see() -> Seen:
+        nonlocal looks
+        looks += 1
+        return leading.seen
+
+    async def enact() -> None:
+        return
+
+    await leading.step()
+    assert not await leading.driver.step(config, see, enact)
+    assert looks == 2

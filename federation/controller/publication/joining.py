@@ -311,6 +311,11 @@ class Joining:
         before, self._seen = self._seen, self._remembered(self._cluster)
         return before != self._seen
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether this process has counted the bundle everywhere, since when nothing is completed any more."""
+        return self._completed
+
     def complete(self, counted: ReadBack) -> None:
         """What was counted by fresh watches; once it is the bundle everywhere, joining is over."""
         if 0 < counted.selected == counted.current and not counted.forbidden and not self.left:

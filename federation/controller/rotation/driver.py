@@ -237,10 +237,11 @@ class RotationDriver:
             if self.clock.monotonic() - self._observed_at > config.controller.rotation.fresh:
                 await self._save(interrupted(self.rotation_store.record))  # nothing was observed for a while
             await self.rotation_store.check()
-            await self._settle(config, see())
-            await self._note_setbacks(see())
+            seen, loaded = see(), self.rotation_store.record
+            await self._settle(config, seen)
+            await self._note_setbacks(seen)
             before = self.rotation_store.record
-            clusters = see().clusters
+            clusters = seen.clusters if before is loaded else see().clusters  # a write takes its time
             self.rotation_store.ahead = ahead_of(clusters, self.rotation_store.ahead)
             self.rotation_store.others = others_of(clusters, self.rotation_store.others)
             if self.rotation_store.met is not None:

@@ -14,7 +14,7 @@ from federation.controller.proof.matrix import prove
 from federation.controller.proof.probe import Probe
 from federation.core.documents.controller import ControllerReport, Matrix
 from federation.core.identity import ClusterName
-from federation_sandbox.apiserver.faults import Answer, Delay, Effect, Garbage, Gone, Hang, Silence
+from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Effect, Garbage, Gone, Hang, Silence
 from tests.controller.world import KEY, NAME, World, eventually, in_force, open_world, root
 from tests.support.patience import UNDELAYED
 
@@ -103,6 +103,20 @@ async def test_a_cluster_that_was_down_is_caught_up_within_seconds(two: World) -
             await eventually(lambda n=namespace: two.observed("west", n) == generation.bundle_pem)  # type: ignore[misc]
         assert time.monotonic() - began < 20
         await two.until(lambda r: r.matrix.valid == 2 and r.generation == 2)
+
+
+async def test_a_write_that_was_done_and_not_answered_leaves_no_trouble_behind(two: World) -> None:
+    """Seen at 200 clusters: five had the bundle everywhere, and were reported as unavailable until the hub ended."""
+    quick(two)
+    async with two.controller():
+        before = (await two.until(lambda r: r.matrix.valid == 2)).clusters["west"].publication.selected
+        west = two.clusters["west"]
+        fault = west.faults.inject(Cut(0), verb="patch", resource="configmaps", times=1)
+        west.create_namespace("new")
+        await eventually(lambda: fault.hits == 1 and two.observed("west", "new") is not None)
+        await two.until(
+            lambda r: state(r) == ("ready", "") and r.clusters["west"].publication.current == before + 1
+        )
 
 
 async def test_a_cluster_that_hangs_is_unknown_within_its_limits(two: World) -> None:

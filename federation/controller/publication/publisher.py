@@ -297,6 +297,7 @@ class Publisher:
         self._backoff = Backoff(first=timeouts.backoff_first, longest=timeouts.backoff_longest, jitter=jitter)
         self._retries: dict[str, Backoff] = {}
         self._to_restore: set[str] = set()
+        self._unanswered: set[str] = set()  # where the last write failed for a reason of the whole cluster
         self._again_at = 0.0
         self._refusing: deque[str] = deque()
         self.contention: Final = Contention()
@@ -348,7 +349,7 @@ class Publisher:
         if not isinstance(self.tally.cluster_problem, ClusterThrottled):
             self._resume_at = 0.0
             self._backoff.reset()
-            self.tally.cluster_problem = None
+            self._recovered()
         for key in self._watch.namespaces:
             if key.name not in self.tally.forbidden:  # these are tried again at a pace of their own
                 self._enqueue(key.name)
@@ -461,7 +462,7 @@ class Publisher:
             self._failed(namespace, error)
             return
         self._backoff.reset()
-        self.tally.cluster_problem = None
+        self._recovered()
         if namespace in self._to_restore:
             self._to_restore.discard(namespace)
             self.tally.restored += 1
@@ -509,6 +510,7 @@ class Publisher:
                 )
                 self._postpone(namespace, backoff.next())
             case _:
+                self._unanswered.add(namespace)
                 self._pause(error)
                 self._enqueue(namespace)
 
@@ -532,11 +534,24 @@ class Publisher:
             _logger.warning("publication pauses: %s", error.diagnostics(), extra=fields)
         self.tally.cluster_problem = error
 
+    def _recovered(self) -> None:
+        """Nothing is known any more that keeps the whole cluster from being written to."""
+        self._unanswered.clear()
+        self.tally.cluster_problem = None
+
     def _settled(self, namespace: str) -> None:
-        """The watch shows the target there."""
+        """The watch shows the target there.
+
+        A write whose answer was lost may have been done. Where the last of those is seen there is none left to make,
+        and no answer would ever show that the cluster is well again.
+        """
         self._retries.pop(namespace, None)
         self._to_restore.discard(namespace)
         self.tally.accepted(namespace)
+        if namespace in self._unanswered:
+            self._unanswered.discard(namespace)
+            if not self._unanswered:
+                self._recovered()
 
     def _forget(self, namespace: str) -> None:
         self._settled(namespace)

@@ -288,6 +288,10 @@ class _Attempt:
                 return self._declare()
             case JoinStep.RENEW if self.view.publication.state != "joining":
                 return ["wait: certificates have to be renewed or to end"]
+            case JoinStep.CONTROL_PLANE if self._waits_for(
+                "provided"
+            ):  # restarted before, istiod would not find it
+                return ["wait: the hub has to provide istiod's certificate first"]
         directory = self.args.directory or Path(f"join-{self.args.name}")
         if self.step is JoinStep.RENEW:
             again = _write_join_files(directory, self._files(JoinStep.SERVE))
@@ -299,6 +303,13 @@ class _Attempt:
                 *written,
             ]
         return ["apply there, with your own rights, then run this again:", *written] if written else []
+
+    def _waits_for(self, condition: str) -> bool:
+        """Whether the present step waits for a condition of that name."""
+        steps = self.view.joining.steps if self.view.joining is not None else []
+        return any(
+            c.name == condition and not c.met for s in steps if s.step == self.step for c in s.conditions
+        )
 
     def _accept(self) -> list[str]:
         from federation.cli.trust import accept_found

@@ -107,7 +107,9 @@ async def test_without_one_safety_the_same_rotation_breaks_connections(tmp_path:
             # No canary: it is another safety, which would catch the mistake before workloads do.
             await mesh.box.operate("start", reason="carelessly", canary="")
             await mesh.box.wait_for(
-                "/api/v1/rotation", lambda rotation: rotation["state"] == "ACTIVE", what="the new root in use"
+                "/api/v1/rotation",
+                lambda view: view is not None and view["state"] == "ACTIVE",
+                what="the new root in use",
             )
             await mesh.renew("east")
             async with asyncio.timeout(PATIENCE):

@@ -127,10 +127,12 @@ async def test_a_member_that_floods_the_hub_costs_the_others_nothing(box: Box) -
                 status = await box.wait_for(  # a namespace is pending until it was read back
                     "/api/v1/status", lambda status: not codes(status, "east"), limit=UNDELAYED
                 )
-            await asyncio.sleep(max(0.0, began + 4 - time.monotonic()))
+            await asyncio.sleep(max(0.0, began + 8 - time.monotonic()))
             share = (used_by_roles(box) - used) / (time.monotonic() - began)
     east_view = next(view for view in status["clusters"] if view["name"] == "east")
     assert east_view["signing"]["state"] == "ready"
     assert not codes(status, "east")
     assert [one["started"] for one in status["controllers"]] == started, "leadership did not change hands"
-    assert share < 0.5
+    assert share < 0.7, (
+        "each of three processes reads that member within its budget; without one they take all there is"
+    )

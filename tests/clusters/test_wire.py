@@ -88,17 +88,16 @@ async def test_a_flood_that_holds_nothing_is_read_within_the_budget(tmp_path: Pa
     async with flooded(tmp_path, *FLOODS[kind], budget) as (session, sent), pauses() as seen:
         reading = asyncio.create_task(read(session))
         async with asyncio.timeout(PATIENCE):
-            while not waits.sleeping:
-                await asyncio.sleep(0.01)
-            before = -1
-            while sent[0] != before:  # what is in buffers on the way
-                before = sent[0]
-                await asyncio.sleep(0.1)
-            for _ in range(3):
+            for _ in range(4):
                 charged = budget.charged_times
                 while budget.charged_times == charged:  # it goes on where it was, once what it owes is paid
                     await waits.advance(3.0)
                     await asyncio.sleep(0.01)
+                before = -1
+                # Until it pays, and buffers on the way are full.
+                while not waits.sleeping or sent[0] != before:
+                    before = sent[0]
+                    await asyncio.sleep(0.1)
         connections = [each for each in gc.get_objects() if isinstance(each, MemberConnection)]
         waiting = [sum(map(len, kept_by(each, bytearray, depth=2))) for each in connections]
         assert 0 < max(waiting) < LONGEST_READ

@@ -15,6 +15,10 @@ from typing import Final, Self
 LOOK: Final = 0.1
 """Seconds between looks at the clock: what a look comes late by is not counted, and what is shorter is."""
 
+ORDINARY: Final = 0.1
+"""Seconds by which a look may be late without being counted: a busy machine is late by less at every look, and a server
+that hangs has to be known as one there too."""
+
 MOST_EXTENDED: Final = 3.0
 """Times the limit that are not counted at the most: a process that is late for ever gives up all the same."""
 
@@ -49,7 +53,7 @@ class TimeLimit:
     def late_now(self) -> float:
         """The seconds by which this process was late so far, with those of a look that is due and was not made."""
         overdue = self._loop.time() - self._due if self._timer is not None else 0.0
-        return self.late + max(0.0, overdue)
+        return self.late + _counted(overdue)
 
     @property
     def expired(self) -> bool:
@@ -69,10 +73,15 @@ class TimeLimit:
 
     def _check(self) -> None:
         now = self._loop.time()
-        self.late += max(0.0, now - self._due)
+        self.late += _counted(now - self._due)
         extended = min(self.late, MOST_EXTENDED * self._seconds)
         if now - self._began >= self._seconds + extended:
             self._timer = None
             self._timeout.reschedule(now)
             return
         self._set()
+
+
+def _counted(overdue: float) -> float:
+    """Of the seconds by which a look is late, those that do not count against the other side."""
+    return overdue if overdue > ORDINARY else 0.0

@@ -32,7 +32,7 @@ from federation.core.errors import (
 from federation.kubernetes.answers import LONGEST_RETRY_AFTER
 from federation.kubernetes.objects import decode_metadata
 from federation.kubernetes.reflector import Reflector
-from federation.kubernetes.session import MAX_ANSWER_BYTES, MAX_LINE_BYTES
+from federation.kubernetes.session import MAX_ANSWER_BYTES, MAX_LINE_BYTES, OWN_DELAY, ClusterSession
 from federation.runtime.clock import SystemClock
 from federation_sandbox.apiserver.authentication import ClusterCa
 from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Garbage, Hang
@@ -153,13 +153,22 @@ async def test_a_server_that_is_down_is_unreachable_and_back_at_once(tmp_path: P
         assert await session.get("/version")
 
 
+async def timed_out(session: ClusterSession, **options: float) -> str:
+    """What is said of a request that is not answered, by a process that was not late itself."""
+    while True:
+        with pytest.raises(ClusterTimeout) as found:
+            await session.get("/version", **options)
+        if found.value.reason != OWN_DELAY:
+            return found.value.what
+
+
 async def test_a_hung_server_is_a_timeout(tmp_path: Path) -> None:
     async with SandboxCluster("east") as cluster:
         async with connected(cluster.write_kubeconfig(tmp_path / "kc"), timeouts=QUICK) as session:
-            with cluster.faults.inject(Hang()), pytest.raises(ClusterTimeout, match=r"0\.3 s"):
-                await session.get("/version")
-            with cluster.faults.inject(Delay(5.0)), pytest.raises(ClusterTimeout, match=r"0\.1 s"):
-                await session.get("/version", timeout=0.1)
+            with cluster.faults.inject(Hang()):
+                assert "0.3 s" in await timed_out(session)
+            with cluster.faults.inject(Delay(5.0)):
+                assert "0.1 s" in await timed_out(session, timeout=0.1)
 
 
 async def test_a_port_that_never_shakes_hands_is_unreachable(tmp_path: Path) -> None:

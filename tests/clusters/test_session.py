@@ -153,11 +153,11 @@ async def test_a_server_that_is_down_is_unreachable_and_back_at_once(tmp_path: P
         assert await session.get("/version")
 
 
-async def timed_out(session: ClusterSession, **options: float) -> str:
+async def timed_out(session: ClusterSession, timeout: float | None = None) -> str:
     """What is said of a request that is not answered, by a process that was not late itself."""
     while True:
         with pytest.raises(ClusterTimeout) as found:
-            await session.get("/version", **options)
+            await session.get("/version", timeout=timeout)
         if found.value.reason != OWN_DELAY:
             return found.value.what
 

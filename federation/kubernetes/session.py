@@ -62,7 +62,7 @@ TOO_LARGE: Final = "answer_too_large"
 """The reason of the ClusterOverBudget for an answer beyond its limit: asked for less, it may be within."""
 
 OWN_DELAY: Final = "own_delay"
-"""The reason of a ClusterTimeout where this process was so late itself that nothing is said of the cluster."""
+"""The reason of a ClusterTimeout that this process may have caused itself, by being late; the cluster may be well."""
 
 SILENCE: Final = "silence"
 """The reason of the ClusterTimeout for a stream that is open but silent, which may be no failure."""
@@ -374,7 +374,7 @@ class ClusterSession:
                 f"{what}: not answered while this process was {late:.1f} s late itself",
                 where=self._where,
                 reason=OWN_DELAY,
-                remedy="give the hub's processes more of a processor; it tries again by itself",
+                remedy="give the hub's processes more CPU; it tries again by itself",
             )
         if is_out_of_files(error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error):
             return self._out_of_files(what)

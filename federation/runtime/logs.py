@@ -13,6 +13,7 @@ import logging
 import re
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -126,7 +127,7 @@ class _LineHandler(logging.StreamHandler[IO[str]]):
         return True
 
 
-class _Formatter(logging.Formatter):
+class _Formatter(logging.Formatter, ABC):
     def __init__(self, fields: Mapping[str, str]) -> None:
         super().__init__()
         self._fields = dict(fields)
@@ -144,9 +145,9 @@ class _Formatter(logging.Formatter):
         seconds, rest = divmod(milliseconds, 1000)
         return self._line(f"{_second(seconds)}.{rest:03d}Z", name, message, values)
 
+    @abstractmethod
     def _line(self, instant: str, name: str, message: str, values: Mapping[str, str | int]) -> str:
         """The line of a record at INFO that holds nothing which has to be taken out, escaped or quoted."""
-        raise NotImplementedError
 
     def _extra(self, record: logging.LogRecord) -> dict[str, object]:
         given = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
@@ -198,7 +199,7 @@ class JsonFormatter(_Formatter):
     def _line(self, instant: str, name: str, message: str, values: Mapping[str, str | int]) -> str:
         given = "".join(
             [
-                f'"{key}": "{value}", ' if isinstance(value, str) else f'"{key}": {value}, '
+                f'"{key}": "{value}", ' if isinstance(value, str) else f'"{key}": {json.dumps(value)}, '
                 for key, value in values.items()
             ]
         )

@@ -144,7 +144,7 @@ class Snapshot:
     last_leader: ControllerReport | None  # to show what was known last, never as if it still were
     in_force: Generation | None
     unread: Mapping[str, Problem] = field(default_factory=dict)
-    """Why nothing that is said of a cluster's trust was read back recently, by name; without those that were."""
+    """Why a cluster's trust was not read back recently, by name; clusters that were read back are not in it."""
 
     @classmethod
     def of(
@@ -210,7 +210,7 @@ class Snapshot:
         return self.leader.clusters.get(name) if self.leader else None
 
     def not_read_back(self, cluster: ClusterConfig) -> Problem | None:
-        """Why nothing that is said of this cluster's trust was read back recently; None where it was."""
+        """Why this cluster's trust was not read back recently; None where it was."""
         return self.unread.get(cluster.name.value)
 
     def _not_read_back(self, cluster: ClusterConfig) -> Problem | None:

@@ -78,13 +78,14 @@ def test_what_is_not_counted_has_an_end(loop: JumpingLoop) -> None:
 
 
 def test_it_ends_nothing_after_it_was_left(loop: JumpingLoop) -> None:
-    async def ask() -> None:
-        async with TimeLimit(0.1):
+    async def ask() -> bool:
+        async with TimeLimit(0.1) as limit:
             pass
         loop.ahead += 60.0
         await asyncio.sleep(0.05)
+        return limit.expired
 
-    loop.run_until_complete(ask())
+    assert loop.run_until_complete(ask()) is False
 
 
 def test_what_is_cancelled_is_no_timeout(loop: JumpingLoop) -> None:

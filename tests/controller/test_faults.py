@@ -114,9 +114,10 @@ async def test_a_write_that_was_done_and_not_answered_leaves_no_trouble_behind(t
         fault = west.faults.inject(Cut(0), verb="patch", resource="configmaps", times=1)
         west.create_namespace("new")
         await eventually(lambda: fault.hits == 1 and two.observed("west", "new") is not None)
-        await two.until(
+        report = await two.until(
             lambda r: state(r) == ("ready", "") and r.clusters["west"].publication.current == before + 1
         )
+        assert report.clusters["west"].publication.problems == []
 
 
 async def test_a_cluster_that_hangs_is_unknown_within_its_limits(two: World) -> None:

@@ -25,9 +25,10 @@ from federation.core.errors import FederationError
 from federation.runtime.clock import SystemClock
 from federation_sandbox import demo
 from federation_sandbox.box import Box, DevelopmentCa
-from federation_sandbox.mesh import Workload
+from federation_sandbox.mesh import Identity, Workload
 from tests.e2e.conftest import members_of
 from tests.support.envoy import Envoy, call, running, write_identity
+from tests.support.patience import PATIENCE
 
 LEAF = int(os.environ.get("FEDERATION_ROTATION_LEAF", "36"))  # seconds
 LATE = 0.7  # share of a certificate's life: the rest has to outlast a restart of a killed hub
@@ -53,9 +54,27 @@ class Mesh:
         renewed = await self.workloads[name].renew()
         if before is not None and before.leaf.not_after <= SystemClock().now():
             self.renewed_late[name] = SystemClock().now()
+        self._install(name, renewed)
+
+    def _install(self, name: str, identity: Identity) -> None:
         write_identity(
-            self.proxies[name].identity, chain=renewed.chain_pem, key=renewed.key_pem, trust=renewed.trust_pem
+            self.proxies[name].identity,
+            chain=identity.chain_pem,
+            key=identity.key_pem,
+            trust=identity.trust_pem,
         )
+
+    async def replace(self, name: str, *, issuer: str) -> None:
+        """Put a new pod in that workload's place: it knows the bundle published by now, and that issuer signs for it."""
+        account = self.workloads[name].identity.service_account
+        pod = await self.box.workload(name, account.namespace, account.name)
+        async with asyncio.timeout(PATIENCE):
+            while pod.current is None or pod.current.chain[1].sha256 != issuer:
+                with contextlib.suppress(grpc.aio.AioRpcError, FederationError):
+                    await pod.renew()
+                await asyncio.sleep(0.1)
+        self.workloads[name] = pod
+        self._install(name, pod.current)
 
     async def keep_renewing(self) -> None:
         """Renew at half the life of each certificate, in one cluster later; retry what fails, as agents do.

@@ -106,12 +106,13 @@ async def test_without_one_safety_the_same_rotation_breaks_connections(tmp_path:
         async with open_mesh(tmp_path, count=2, start=start, life=life) as mesh, mesh.busy():
             # No canary: it is another safety, which would catch the mistake before workloads do.
             await mesh.box.operate("start", reason="carelessly", canary="")
-            await mesh.box.wait_for(
+            rotation = await mesh.box.wait_for(
                 "/api/v1/rotation",
                 lambda view: view is not None and view["state"] == "ACTIVE",
                 what="the new root in use",
             )
-            await mesh.renew("east")
+            # A new pod: the one that runs knows the first root alone, and no listener under another.
+            await mesh.replace("east", issuer=rotation["new"]["intermediate"])
             async with asyncio.timeout(PATIENCE):
                 while not mesh.failures:
                     await asyncio.sleep(0.1)

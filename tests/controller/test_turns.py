@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from federation.controller.publication.config_map import ObservedConfigMap, Target
-from federation.controller.publication.publisher import Publisher
+from federation.controller.publication.publisher import CATCH_UP, Publisher
 from federation.controller.publication.turns import Turns
 from federation.core.config.clusters import ClusterTimeouts
 from federation.core.config.hub import PublicationConfig
@@ -74,6 +74,7 @@ class Fleet:
 
     def __init__(self, names: Iterable[str], turns: Turns, *, concurrency: int = 16) -> None:
         self.under_way: list[str] = []
+        self.clock = SystemClock()
         self.turns = turns
         self.sessions = {name: Answering(name, Watched(), self.under_way) for name in names}
         self.publishers = {name: self._publisher(name, concurrency) for name in self.sessions}
@@ -87,7 +88,7 @@ class Fleet:
             excluded=(),
             concurrency=concurrency,
             timeouts=ClusterTimeouts(),
-            clock=SystemClock(),
+            clock=self.clock,
             jitter=random.Random(1),
             allowed=lambda: True,
             stays=lambda _namespace, _observed: False,
@@ -171,10 +172,12 @@ async def test_that_this_process_is_late_pauses_no_cluster() -> None:
     fleet.sessions["east"].failures = [ClusterTimeout("late", reason=OWN_DELAY) for _ in range(3)]
     fleet.answer()
     publisher = fleet.publishers["east"]
+    began = fleet.clock.monotonic()
     async with fleet.running():
         await eventually(lambda: fleet.complete("east"))
         assert publisher.tally.cluster_problem is None
     assert fleet.sessions["east"].requests == NAMESPACES + 3
+    assert fleet.clock.monotonic() >= began + CATCH_UP, "a process that is late does not try again at once"
 
 
 async def test_a_timeout_of_the_cluster_pauses_it() -> None:

@@ -165,6 +165,9 @@ MOST_ATTEMPTS: Final = 10.0
 CLAIM_AGAIN: Final = 1.0
 """Seconds after which a mark that another hub has won is tried again, unless the watch has shown it by then."""
 
+CATCH_UP: Final = 1.0
+"""Seconds after which a write is tried again that this process was too late for: it has too much to do as it is."""
+
 _APPLY_PARAMS: Final = {"fieldManager": FIELD_MANAGER, "force": "true"}
 
 
@@ -495,7 +498,7 @@ class Publisher:
             case ClusterServerError() if error.reason == WEBHOOK:
                 self._refused(namespace, error)  # for other namespaces it may not be called
             case ClusterTimeout() if error.reason == OWN_DELAY:
-                self._enqueue(namespace)  # that this process is late says nothing of the cluster
+                self._postpone(namespace, CATCH_UP)  # that this process is late says nothing of the cluster
             case ClusterNotFound():
                 self._postpone(namespace, 1.0)  # it is being deleted; the watch will say so
             case ClusterConflict() | ClusterInvalid():

@@ -3,6 +3,10 @@
 The connection is our own aiohttp session, not the library's REST client: no ``trust_env`` (environment and
 ``.netrc`` choose neither proxy nor credentials), no redirects (a token goes to one server only), no
 cookies, no compressed answers (nothing to inflate), and a limit on everything that is read.
+
+Requests whose answers are small by nature go by the hub's own connections (``connections.py``), which take less than
+half of the processor time: a token review may be asked for each certificate. All else is aiohttp's, and so is whatever
+goes through a proxy.
 """
 
 from __future__ import annotations
@@ -10,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
+from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
 from yarl import URL
@@ -38,9 +44,11 @@ from federation.core.identity import ClusterName
 from federation.files import is_out_of_files
 from federation.kubernetes.answers import error_for, harmless
 from federation.kubernetes.budget import CpuBudget, Unlimited
+from federation.kubernetes.connections import AGENT, Connections, ConnectTimeout, Disconnected, NoConnection
 from federation.kubernetes.credentials import Access, LoadedCredentials, load_credentials
+from federation.kubernetes.http1 import Answer, CutShort, NotHttp, TooLarge
 from federation.kubernetes.time_limit import TimeLimit
-from federation.kubernetes.wire import member_connector
+from federation.kubernetes.wire import FREE, member_connector
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +81,7 @@ _SKEW_SECONDS: Final = (
 )
 _IDLE_SECONDS: Final = 30.0  # below the idle limits of common load balancers, so that they do not cut first
 _PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~:@!$&'()*+,;=-]+)+")
-_AGENT: Final = "federation-hub"
+_OF_SMALL_ANSWERS: Final = (NoConnection, Disconnected, CutShort, NotHttp, TooLarge)
 
 
 class ClusterSession:
@@ -98,6 +106,7 @@ class ClusterSession:
         """What taking apart its answers is charged to."""
         self.token_sent = ""
         """The bearer token that went out last: whatever text comes back must be freed of it."""
+        self._prefix = URL(f"{credentials.server}/", encoded=True).raw_path[:-1]
         self._most_bytes = most_bytes
         self._credentials = credentials
         self._timeouts = timeouts
@@ -105,12 +114,23 @@ class ClusterSession:
         self._slots = asyncio.Semaphore(connections)
         self._skew_read_at = -_SKEW_SECONDS
         self._where = str(cluster)
+        self._connections = (
+            Connections(
+                credentials.server,
+                server_name=credentials.tls_server_name,
+                connect=timeouts.connect,
+                idle=_IDLE_SECONDS,
+                budget=self.budget,
+            )
+            if credentials.proxy_url is None
+            else None
+        )
         self._http = aiohttp.ClientSession(
             # Watches are open for minutes and must not starve requests: slots bound requests alone.
             connector=member_connector(self.budget, keepalive=_IDLE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
-            headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"},
+            headers={"User-Agent": AGENT, "Accept-Encoding": "identity"},
             trust_env=False,
             auto_decompress=False,
             skip_auto_headers=("Content-Type",),
@@ -179,23 +199,31 @@ class ClusterSession:
         byte is tried once more whatever the method: every write of the hub may come twice (an apply, a review, a
         token request, a delete, a create under a name drawn for it alone).
         """
-        url = self._url(path, params, method)
         limit = self._timeouts.request if timeout is None else timeout
         most = self._most_bytes if most_bytes is None else min(most_bytes, self._most_bytes)
         what = f"{method} {path}"
         headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type
+        send: Callable[..., Coroutine[Any, Any, bytes]]
+        if self._connections is not None and most <= SMALL_ANSWER_BYTES:
+            target = self._target(path, params, method)
+            send = partial(self._send_small, method, target, headers, body, what, most=most)
+        else:
+            url = self._url(path, params, method)
+            send = partial(self._send, method, url, headers, body, what, most=most)
         within = TimeLimit(limit)
         try:
             async with within, self._slots:
                 try:
-                    return await self._send(method, url, headers, body, what, most=most)
+                    return await send()
                 except ClusterUnauthorized:
-                    return await self._send(method, url, headers, body, what, most=most, renew=True)
+                    return await send(renew=True)
                 except aiohttp.ServerDisconnectedError:
-                    return await self._send(method, url, headers, body, what, most=most)
-        except (aiohttp.ClientError, OSError) as error:
+                    return await send()
+                except Disconnected:
+                    return await send(anew=True)
+        except (aiohttp.ClientError, OSError, *_OF_SMALL_ANSWERS) as error:
             raise self._failure(error, what, limit, late=within.late) from error
 
     @asynccontextmanager
@@ -235,6 +263,8 @@ class ClusterSession:
 
     async def close(self) -> None:
         """Close every connection; watches under way end with ClusterUnreachable."""
+        if self._connections is not None:
+            self._connections.close()
         await self._http.close()
 
     async def __aenter__(self) -> Self:
@@ -246,13 +276,64 @@ class ClusterSession:
         await self.close()
 
     def _url(self, path: str, params: Mapping[str, str] | None, method: str) -> URL:
+        self._check_path(path, method)
+        url = URL(self.server + path, encoded=True)
+        return url.with_query(params) if params else url
+
+    def _target(self, path: str, params: Mapping[str, str] | None, method: str) -> str:
+        """The same as a request names it to its server."""
+        if params:
+            return self._url(path, params, method).raw_path_qs
+        self._check_path(path, method)
+        return self._prefix + path
+
+    def _check_path(self, path: str, method: str) -> None:
         """A path with dot segments could leave the object it names, and names come from the cluster."""
         if not _PATH.fullmatch(path):
             raise ClusterInvalid(
                 f"{method} {harmless(path)!r} is not a path of the Kubernetes API", where=self._where
             )
-        url = URL(self.server + path, encoded=True)
-        return url.with_query(params) if params else url
+
+    async def _send_small(
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes | None,
+        what: str,
+        *,
+        most: int,
+        renew: bool = False,
+        anew: bool = False,
+    ) -> bytes:
+        """The body of a 2xx answer, by the hub's own connections; one that was not used before where ``anew``."""
+        connections = self._connections
+        if connections is None or connections.closed:
+            raise ClusterUnreachable(f"{what}: this session was closed", where=self._where)
+        access = await self._access(what, renew=renew)
+        if access.token:
+            headers = headers | {"Authorization": f"Bearer {access.token}"}
+            self.token_sent = access.token
+        answer = Answer(most=most, most_of_error=MAX_ERROR_BYTES)
+        text = b""
+        try:
+            await connections.ask(method, target, headers, body, answer, tls=access.tls, anew=anew)
+            text = answer.body
+        except (CutShort, NotHttp, TooLarge):
+            if not answer.status or 200 <= answer.status <= 299:
+                raise
+            # the status says enough
+        if answer.received > FREE:
+            await self.budget.turn()
+        self._note_clock(answer.fields.get(b"date", b""))
+        if not 200 <= answer.status <= 299:
+            after = answer.fields.get(b"retry-after", b"").decode("latin-1")
+            raise error_for(
+                answer.status, text, what=what, where=self._where, retry_after=after, secret=access.token
+            )
+        if answer.fields.get(b"content-encoding", b"identity") != b"identity":
+            raise self._compressed(what)
+        return text
 
     async def _send(
         self,
@@ -298,7 +379,7 @@ class ClusterSession:
             proxy=self._credentials.proxy_url,
             allow_redirects=False,
         )
-        self._note_clock(response)
+        self._note_clock(response.headers.get("Date", "").encode("latin-1", "replace"))
         if 200 <= response.status <= 299:
             return response
         try:
@@ -332,14 +413,20 @@ class ClusterSession:
             size += len(chunk)
             if size > limit:
                 response.close()
-                raise ClusterOverBudget(
-                    f"{what}: the answer is larger than {limit} bytes", where=self._where, reason=TOO_LARGE
-                )
+                raise self._too_large(what, limit)
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise ClusterGarbage(
-                f"{what}: the answer is compressed though that was not requested", where=self._where
-            )
+            raise self._compressed(what)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _too_large(self, what: str, limit: int) -> ClusterOverBudget:
+        return ClusterOverBudget(
+            f"{what}: the answer is larger than {limit} bytes", where=self._where, reason=TOO_LARGE
+        )
+
+    def _compressed(self, what: str) -> ClusterGarbage:
+        return ClusterGarbage(
+            f"{what}: the answer is compressed though that was not requested", where=self._where
+        )
 
     async def _translated(self, lines: _Lines, what: str, silence: float) -> AsyncGenerator[bytes, None]:
         try:
@@ -364,11 +451,12 @@ class ClusterSession:
         return ClusterTimeout(f"{what}: silent for {silence:g} s", where=self._where, reason=SILENCE)
 
     def _failure(self, error: Exception, what: str, limit: float, *, late: float = 0.0) -> ClusterError:
-        """The typed error for an exception of aiohttp, the socket or the timeout.
+        """The typed error for an exception of aiohttp, the hub's own connections, the socket or the timeout.
 
         ``late`` are the seconds by which this process was late itself meanwhile.
         """
-        connecting = isinstance(error, aiohttp.ConnectionTimeoutError)  # aiohttp's own, which counts all
+        # These count all the time that passes.
+        connecting = isinstance(error, aiohttp.ConnectionTimeoutError | ConnectTimeout)
         if isinstance(error, TimeoutError) and late >= (self._timeouts.connect / 4 if connecting else limit):
             return ClusterTimeout(
                 f"{what}: not answered while this process was {late:.1f} s late itself",
@@ -376,26 +464,32 @@ class ClusterSession:
                 reason=OWN_DELAY,
                 remedy="give the hub's processes more CPU; it tries again by itself",
             )
-        if is_out_of_files(error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error):
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError | NoConnection) else error
+        if is_out_of_files(cause):
             return self._out_of_files(what)
+        if isinstance(error, CutShort | NotHttp | TooLarge):
+            return self._failure_of_answer(error, what)
         return self._failure_of_cluster(error, what, limit)
 
     def _failure_of_cluster(self, error: Exception, what: str, limit: float) -> ClusterError:
         said = harmless(str(error), secret=self.token_sent)
         text = f"{what}: {said or type(error).__name__}"
         match error:
-            case aiohttp.ConnectionTimeoutError():
+            case aiohttp.ConnectionTimeoutError() | ConnectTimeout():
                 return ClusterUnreachable(
                     f"{what}: no connection in {self._timeouts.connect:g} s", where=self._where
                 )
-            case aiohttp.ClientConnectorCertificateError():
+            case (
+                aiohttp.ClientConnectorCertificateError()
+                | NoConnection(os_error=ssl.SSLCertVerificationError())
+            ):
                 return ClusterUnreachable(
                     text,
                     where=self._where,
                     remedy="check certificate-authority and tls-server-name of its kubeconfig",
                     reason="tls",
                 )
-            case aiohttp.ClientConnectorError():
+            case aiohttp.ClientConnectorError() | NoConnection():
                 why = error.os_error.strerror or type(error.os_error).__name__
                 return ClusterUnreachable(
                     f"{what}: no connection to {error.host}:{error.port}: {harmless(why)}", where=self._where
@@ -413,6 +507,12 @@ class ClusterSession:
             case _:
                 return ClusterUnreachable(text, where=self._where)
 
+    def _failure_of_answer(self, error: CutShort | NotHttp | TooLarge, what: str) -> ClusterError:
+        if isinstance(error, TooLarge):
+            return self._too_large(what, error.most)
+        said = "was cut short" if isinstance(error, CutShort) else f"is not HTTP ({error})"
+        return ClusterGarbage(f"{what}: the answer {said}", where=self._where)
+
     def _out_of_files(self, what: str) -> ClusterUnreachable:
         """Nothing is wrong with the cluster, nor with its kubeconfig."""
         return ClusterUnreachable(
@@ -422,12 +522,13 @@ class ClusterSession:
             remedy=MORE_FILES,
         )
 
-    def _note_clock(self, response: aiohttp.ClientResponse) -> None:
+    def _note_clock(self, date: bytes) -> None:
+        """The skew by the answer's Date field, empty where it has none."""
         now = self._clock.monotonic()
         if now - self._skew_read_at < _SKEW_SECONDS:
             return
         try:
-            server = parsedate_to_datetime(response.headers.get("Date", ""))
+            server = parsedate_to_datetime(date.decode("latin-1"))
             # The header cuts the fraction off: half a second is the best guess for it.
             self.clock_skew = (self._clock.now() - server).total_seconds() - 0.5
         except (TypeError, ValueError, OverflowError):

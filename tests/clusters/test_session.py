@@ -32,7 +32,13 @@ from federation.core.errors import (
 from federation.kubernetes.answers import LONGEST_RETRY_AFTER
 from federation.kubernetes.objects import decode_metadata
 from federation.kubernetes.reflector import Reflector
-from federation.kubernetes.session import MAX_ANSWER_BYTES, MAX_LINE_BYTES, OWN_DELAY, ClusterSession
+from federation.kubernetes.session import (
+    MAX_ANSWER_BYTES,
+    MAX_LINE_BYTES,
+    OWN_DELAY,
+    SMALL_ANSWER_BYTES,
+    ClusterSession,
+)
 from federation.runtime.clock import SystemClock
 from federation_sandbox.apiserver.authentication import ClusterCa
 from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Garbage, Hang
@@ -42,12 +48,16 @@ from tests.support.clusters import FAST, Exchange, RawServer, connected, eventua
 from tests.support.patience import PATIENCE
 
 NAMESPACES = "/api/v1/namespaces"
+ways = pytest.mark.parametrize("most", [MAX_ANSWER_BYTES, SMALL_ANSWER_BYTES], ids=["large", "small"])
+"""Answers that may be large come by aiohttp, others by the hub's own connections: both fail alike."""
+
 QUICK = ClusterTimeouts(connect=0.3, request=0.3, watch_silence=0.3)
 
 
 # What an API server answers ---------------------------------------------------------------------------------------
 
 
+@ways
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -66,10 +76,12 @@ QUICK = ClusterTimeouts(connect=0.3, request=0.3, watch_silence=0.3)
         (504, ClusterTimeout),
     ],
 )
-async def test_each_status_is_its_own_error(tmp_path: Path, code: int, kind: type[ClusterError]) -> None:
+async def test_each_status_is_its_own_error(
+    tmp_path: Path, code: int, kind: type[ClusterError], most: int
+) -> None:
     async with (
         SandboxCluster("east") as cluster,
-        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+        connected(cluster.write_kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
     ):
         with cluster.faults.inject(Answer(code, "Because", "said by the server")):
             with pytest.raises(kind, match="said by the server") as caught:
@@ -79,20 +91,27 @@ async def test_each_status_is_its_own_error(tmp_path: Path, code: int, kind: typ
         assert b"kube-system" in await session.get(NAMESPACES)
 
 
+@ways
 @pytest.mark.parametrize(
     ("header", "seconds"), [("7", 7.0), ("0", 0.0), ("soon", 1.0), ("999999", LONGEST_RETRY_AFTER)]
 )
-async def test_a_throttled_request_says_how_long_to_wait(tmp_path: Path, header: str, seconds: float) -> None:
+async def test_a_throttled_request_says_how_long_to_wait(
+    tmp_path: Path, header: str, seconds: float, most: int
+) -> None:
     async def respond(exchange: Exchange) -> None:
         await exchange.answer(b"{}", status="429 Too Many Requests", Retry_After=header)
 
-    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+    async with (
+        RawServer(respond) as server,
+        connected(server.kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
+    ):
         with pytest.raises(ClusterThrottled) as caught:
             await session.get(NAMESPACES)
     assert caught.value.retry_after == seconds
 
 
-async def test_what_the_server_says_is_made_harmless(tmp_path: Path) -> None:
+@ways
+async def test_what_the_server_says_is_made_harmless(tmp_path: Path, most: int) -> None:
     async def respond(exchange: Exchange) -> None:
         echo = exchange.headers["authorization"]
         text = f"\\u001b[31mred\\nline {echo} " + "x" * 2000
@@ -100,7 +119,9 @@ async def test_what_the_server_says_is_made_harmless(tmp_path: Path) -> None:
         await exchange.answer(body.encode(), status="403 Forbidden")
 
     async with RawServer(respond) as server:
-        async with connected(server.kubeconfig(tmp_path / "kc", token="my-secret")) as session:
+        async with connected(
+            server.kubeconfig(tmp_path / "kc", token="my-secret"), most_bytes=most
+        ) as session:
             with pytest.raises(ClusterForbidden) as caught:
                 await session.get(NAMESPACES)
     text = caught.value.diagnostics()
@@ -139,10 +160,11 @@ async def test_what_an_event_says_is_freed_of_the_token_as_well(tmp_path: Path) 
 # What no API server answers ---------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_is_down_is_unreachable_and_back_at_once(tmp_path: Path) -> None:
+@ways
+async def test_a_server_that_is_down_is_unreachable_and_back_at_once(tmp_path: Path, most: int) -> None:
     async with (
         SandboxCluster("east") as cluster,
-        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+        connected(cluster.write_kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
     ):
         assert await session.get("/version")
         await cluster.down()
@@ -162,16 +184,20 @@ async def timed_out(session: ClusterSession, timeout: float | None = None) -> st
             return found.value.what
 
 
-async def test_a_hung_server_is_a_timeout(tmp_path: Path) -> None:
+@ways
+async def test_a_hung_server_is_a_timeout(tmp_path: Path, most: int) -> None:
     async with SandboxCluster("east") as cluster:
-        async with connected(cluster.write_kubeconfig(tmp_path / "kc"), timeouts=QUICK) as session:
+        async with connected(
+            cluster.write_kubeconfig(tmp_path / "kc"), timeouts=QUICK, most_bytes=most
+        ) as session:
             with cluster.faults.inject(Hang()):
                 assert "0.3 s" in await timed_out(session)
             with cluster.faults.inject(Delay(5.0)):
                 assert "0.1 s" in await timed_out(session, timeout=0.1)
 
 
-async def test_a_port_that_never_shakes_hands_is_unreachable(tmp_path: Path) -> None:
+@ways
+async def test_a_port_that_never_shakes_hands_is_unreachable(tmp_path: Path, most: int) -> None:
     async with RawServer(_never) as server:
         kubeconfig, url = server.kubeconfig(tmp_path / "kc"), server.url
 
@@ -186,7 +212,7 @@ async def test_a_port_that_never_shakes_hands_is_unreachable(tmp_path: Path) -> 
     kubeconfig.write_text(kubeconfig.read_text().replace(url, f"https://127.0.0.1:{port}"))
     timeouts = ClusterTimeouts(connect=0.2, request=5.0)
     try:
-        async with connected(kubeconfig, timeouts=timeouts) as session:
+        async with connected(kubeconfig, timeouts=timeouts, most_bytes=most) as session:
             with pytest.raises(ClusterUnreachable, match=r"0\.2 s"):
                 await session.get("/version")
     finally:
@@ -197,14 +223,15 @@ async def _never(_: Exchange) -> None:
     await asyncio.sleep(30)
 
 
-async def test_a_certificate_of_another_ca_is_refused_with_the_remedy(tmp_path: Path) -> None:
+@ways
+async def test_a_certificate_of_another_ca_is_refused_with_the_remedy(tmp_path: Path, most: int) -> None:
     async with RawServer(_never) as server:
         kubeconfig = server.kubeconfig(tmp_path / "kc")
         other = RawServer(_never, ca=ClusterCa("other"))
         document = kubeconfig.read_text()
         async with other:
             kubeconfig.write_text(document.replace(server.url, other.url))
-            async with connected(kubeconfig) as session:
+            async with connected(kubeconfig, most_bytes=most) as session:
                 with pytest.raises(ClusterUnreachable) as caught:
                     await session.get("/version")
     assert caught.value.reason == "tls"
@@ -212,26 +239,34 @@ async def test_a_certificate_of_another_ca_is_refused_with_the_remedy(tmp_path: 
     assert other.requests == []
 
 
-async def test_plain_http_on_the_port_is_unreachable(tmp_path: Path) -> None:
+@ways
+async def test_plain_http_on_the_port_is_unreachable(tmp_path: Path, most: int) -> None:
     server = RawServer(_never)
     server.tls = None
     timeouts = ClusterTimeouts(connect=0.2)
-    async with server, connected(server.kubeconfig(tmp_path / "kc"), timeouts=timeouts) as session:
+    async with (
+        server,
+        connected(server.kubeconfig(tmp_path / "kc"), timeouts=timeouts, most_bytes=most) as session,
+    ):
         with pytest.raises(ClusterUnreachable):
             await session.get("/version")
 
 
-async def raw_answer(tmp_path: Path, data: bytes) -> ClusterError:
+async def raw_answer(tmp_path: Path, data: bytes, most: int) -> ClusterError:
     async def respond(exchange: Exchange) -> None:
         await exchange.raw(data)
         exchange.writer.close()
 
-    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+    async with (
+        RawServer(respond) as server,
+        connected(server.kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
+    ):
         with pytest.raises(ClusterError) as caught:
             await session.get("/version")
     return caught.value
 
 
+@ways
 @pytest.mark.parametrize(
     "data",
     [
@@ -246,21 +281,28 @@ async def raw_answer(tmp_path: Path, data: bytes) -> ClusterError:
         b"HTTP/1.1 700 What\r\nContent-Length: 0\r\n\r\n",
     ],
 )
-async def test_bytes_that_are_no_answer_are_garbage(tmp_path: Path, data: bytes) -> None:
-    assert isinstance(await raw_answer(tmp_path, data), ClusterGarbage)
+async def test_bytes_that_are_no_answer_are_garbage(tmp_path: Path, data: bytes, most: int) -> None:
+    assert isinstance(await raw_answer(tmp_path, data, most), ClusterGarbage)
 
 
-async def test_a_connection_that_only_closes_is_unreachable_after_a_second_try(tmp_path: Path) -> None:
+@ways
+async def test_a_connection_that_only_closes_is_unreachable_after_a_second_try(
+    tmp_path: Path, most: int
+) -> None:
     async def respond(exchange: Exchange) -> None:
         exchange.writer.close()
 
-    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+    async with (
+        RawServer(respond) as server,
+        connected(server.kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
+    ):
         with pytest.raises(ClusterUnreachable):
             await session.request("PATCH", NAMESPACES, body=b"{}")
         assert server.requests == [f"PATCH {NAMESPACES}"] * 2
 
 
-async def test_a_connection_closed_while_idle_costs_no_write(tmp_path: Path) -> None:
+@ways
+async def test_a_connection_closed_while_idle_costs_no_write(tmp_path: Path, most: int) -> None:
     closing = True
 
     async def respond(exchange: Exchange) -> None:
@@ -271,30 +313,38 @@ async def test_a_connection_closed_while_idle_costs_no_write(tmp_path: Path) -> 
         else:
             await exchange.answer(b"written")
 
-    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+    async with (
+        RawServer(respond) as server,
+        connected(server.kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
+    ):
         assert await session.request("PATCH", NAMESPACES, body=b"{}") == b"written"
 
 
-async def test_an_answer_cut_short_is_garbage(tmp_path: Path) -> None:
+@ways
+async def test_an_answer_cut_short_is_garbage(tmp_path: Path, most: int) -> None:
     async with (
         SandboxCluster("east") as cluster,
-        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+        connected(cluster.write_kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
     ):
         with cluster.faults.inject(Cut(after=20)), pytest.raises(ClusterGarbage, match="cut short"):
             await session.get(NAMESPACES)
 
 
-async def test_the_error_page_of_a_proxy_is_a_server_error_without_its_text(tmp_path: Path) -> None:
+@ways
+async def test_the_error_page_of_a_proxy_is_a_server_error_without_its_text(
+    tmp_path: Path, most: int
+) -> None:
     async with (
         SandboxCluster("east") as cluster,
-        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+        connected(cluster.write_kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
     ):
         with cluster.faults.inject(Garbage()), pytest.raises(ClusterServerError) as caught:
             await session.get(NAMESPACES)
     assert "<html>" not in str(caught.value)
 
 
-async def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
+@ways
+async def test_an_endless_answer_is_cut_off(tmp_path: Path, most: int) -> None:
     async def respond(exchange: Exchange) -> None:
         await exchange.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"%x\r\n%s\r\n" % (1 << 20, b"x" * (1 << 20))
@@ -303,17 +353,23 @@ async def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
 
     timeouts = ClusterTimeouts(request=20.0)
     async with RawServer(respond) as server:
-        async with connected(server.kubeconfig(tmp_path / "kc"), timeouts=timeouts) as session:
+        async with connected(
+            server.kubeconfig(tmp_path / "kc"), timeouts=timeouts, most_bytes=most
+        ) as session:
             with pytest.raises(ClusterGarbage, match="larger"):
                 await session.get("/version")
 
 
-async def test_nothing_is_inflated(tmp_path: Path) -> None:
+@ways
+async def test_nothing_is_inflated(tmp_path: Path, most: int) -> None:
     async def respond(exchange: Exchange) -> None:
         assert exchange.headers["accept-encoding"] == "identity"
         await exchange.answer(gzip.compress(b"0" * 10_000_000), Content_Encoding="gzip")
 
-    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+    async with (
+        RawServer(respond) as server,
+        connected(server.kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
+    ):
         with pytest.raises(ClusterGarbage, match="compressed"):
             await session.get("/version")
 
@@ -321,7 +377,8 @@ async def test_nothing_is_inflated(tmp_path: Path) -> None:
 # What leaves the hub ----------------------------------------------------------------------------------------------
 
 
-async def test_a_token_goes_to_its_server_only(tmp_path: Path) -> None:
+@ways
+async def test_a_token_goes_to_its_server_only(tmp_path: Path, most: int) -> None:
     seen: list[Mapping[str, str]] = []
 
     async def note(exchange: Exchange) -> None:
@@ -333,7 +390,10 @@ async def test_a_token_goes_to_its_server_only(tmp_path: Path) -> None:
         async def redirect(exchange: Exchange) -> None:
             await exchange.answer(b"", status="307 Temporary Redirect", Location=elsewhere.url + "/version")
 
-        async with RawServer(redirect) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        async with (
+            RawServer(redirect) as server,
+            connected(server.kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
+        ):
             with pytest.raises(ClusterGarbage, match="307"):
                 await session.get("/version")
     assert seen == []
@@ -366,29 +426,34 @@ async def test_a_name_out_of_a_broken_cluster_cannot_leave_its_path(tmp_path: Pa
         assert server.requests == []
 
 
-async def test_parameters_arrive_as_they_were_meant(tmp_path: Path) -> None:
+@ways
+async def test_parameters_arrive_as_they_were_meant(tmp_path: Path, most: int) -> None:
     async def respond(exchange: Exchange) -> None:
         await exchange.answer(exchange.target.encode())
 
     async with RawServer(respond) as server:
         kubeconfig = server.kubeconfig(tmp_path / "kc")
         kubeconfig.write_text(kubeconfig.read_text().replace(server.url, server.url + "/k8s/clusters/c-1"))
-        async with connected(kubeconfig) as session:
+        async with connected(kubeconfig, most_bytes=most) as session:
             answer = await session.get(NAMESPACES, params={"labelSelector": "a=b,c in (d,e)", "limit": "5"})
     assert answer == b"/k8s/clusters/c-1/api/v1/namespaces?labelSelector=a%3Db,c+in+(d,e)&limit=5"
 
 
-async def test_the_environment_chooses_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@ways
+async def test_the_environment_chooses_no_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     async with (
         SandboxCluster("east") as cluster,
-        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+        connected(cluster.write_kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
     ):
         assert await session.get("/version")
 
 
-async def test_the_proxy_of_the_kubeconfig_is_used_end_to_end(tmp_path: Path) -> None:
+@ways
+async def test_the_proxy_of_the_kubeconfig_is_used_end_to_end(tmp_path: Path, most: int) -> None:
     asked: list[bytes] = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -416,56 +481,64 @@ async def test_the_proxy_of_the_kubeconfig_is_used_end_to_end(tmp_path: Path) ->
         async with RawServer(lambda exchange: exchange.answer(b"through")) as server:
             port = listener.sockets[0].getsockname()[1]
             kubeconfig = server.kubeconfig(tmp_path / "kc", proxy_url=f"http://127.0.0.1:{port}")
-            async with connected(kubeconfig) as session:
+            async with connected(kubeconfig, most_bytes=most) as session:
                 assert await session.get("/version") == b"through"
             assert asked == [f"CONNECT 127.0.0.1:{server.port} HTTP/1.1".encode()]
             kubeconfig = server.kubeconfig(tmp_path / "kc", proxy_url="http://127.0.0.1:1")
-            async with connected(kubeconfig) as session:
+            async with connected(kubeconfig, most_bytes=most) as session:
                 with pytest.raises(ClusterUnreachable):
                     await session.get("/version")
     finally:
         listener.close()
 
 
-async def test_requests_wait_for_slots_and_streams_need_none(tmp_path: Path) -> None:
-    under_way = most = 0
+@ways
+async def test_requests_wait_for_slots_and_streams_need_none(tmp_path: Path, most: int) -> None:
+    under_way = highest = 0
 
     async def respond(exchange: Exchange) -> None:
-        nonlocal under_way, most
+        nonlocal under_way, highest
         if "watch" in exchange.target:
             await asyncio.sleep(30)
         under_way += 1
-        most = max(most, under_way)
+        highest = max(highest, under_way)
         await asyncio.sleep(0.01)
         under_way -= 1
         await exchange.answer(b"{}")
 
     async with RawServer(respond) as server:
-        async with connected(server.kubeconfig(tmp_path / "kc"), timeouts=ClusterTimeouts()) as session:
+        async with connected(
+            server.kubeconfig(tmp_path / "kc"), timeouts=ClusterTimeouts(), most_bytes=most
+        ) as session:
             answers = await asyncio.gather(*(session.get("/version") for _ in range(40)))
     assert len(answers) == 40
-    assert most == 8
+    assert highest == 8
 
 
 # Clock and streams ------------------------------------------------------------------------------------------------
 
 
+@ways
 @pytest.mark.parametrize("skew", [-300, 0, 300])
-async def test_the_clock_skew_is_read_from_any_answer(tmp_path: Path, skew: int) -> None:
+async def test_the_clock_skew_is_read_from_any_answer(tmp_path: Path, skew: int, most: int) -> None:
     async with (
         SandboxCluster("east") as cluster,
-        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+        connected(cluster.write_kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
     ):
         cluster.skew = timedelta(seconds=-skew)
         await session.get("/version")
         assert abs(session.clock_skew - skew) < 3
 
 
-async def test_a_date_that_is_none_changes_nothing(tmp_path: Path) -> None:
+@ways
+async def test_a_date_that_is_none_changes_nothing(tmp_path: Path, most: int) -> None:
     async def respond(exchange: Exchange) -> None:
         await exchange.answer(b"{}", Date="yesterday")
 
-    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+    async with (
+        RawServer(respond) as server,
+        connected(server.kubeconfig(tmp_path / "kc"), most_bytes=most) as session,
+    ):
         await session.get("/version")
         assert session.clock_skew == 0.0
 

@@ -19,7 +19,8 @@ from typing import Any, Self
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.identity import ClusterName
-from federation.kubernetes.session import ClusterSession
+from federation.kubernetes.budget import CpuBudget
+from federation.kubernetes.session import MAX_ANSWER_BYTES, ClusterSession
 from federation.runtime.clock import SystemClock
 from federation_sandbox.apiserver.authentication import ClusterCa, server_context
 from federation_sandbox.cluster import kubeconfig
@@ -139,7 +140,12 @@ class RawServer:
 
 @asynccontextmanager
 async def connected(
-    kubeconfig_file: Path, *, timeouts: ClusterTimeouts = FAST, clock: Clock | None = None
+    kubeconfig_file: Path,
+    *,
+    timeouts: ClusterTimeouts = FAST,
+    clock: Clock | None = None,
+    most_bytes: int = MAX_ANSWER_BYTES,
+    budget: CpuBudget | None = None,
 ) -> AsyncIterator[ClusterSession]:
     """A session that is closed afterwards."""
     session = await ClusterSession.open(
@@ -147,6 +153,8 @@ async def connected(
         cluster=EAST,
         timeouts=timeouts,
         clock=clock or SystemClock(),
+        most_bytes=most_bytes,
+        budget=budget,
     )
     async with session:
         yield session

@@ -20,7 +20,7 @@ import uvloop
 from tests.bench.processes import allow_many_files
 from tests.bench.report import Report, facts
 
-MEASUREMENTS = ["handler", "back_ends", "signing", "clients", "publishing", "scale"]
+MEASUREMENTS = ["handler", "back_ends", "signing", "clients", "publishing", "start", "scale"]
 Run = Callable[..., Coroutine[Any, Any, None]]
 
 

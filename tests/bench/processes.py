@@ -38,6 +38,14 @@ def memory_bytes(pid: int, field: Literal["VmRSS", "VmHWM"]) -> int:
     raise AssertionError(f"/proc/{pid}/status has no {field}")
 
 
+def proportional_bytes(pid: int) -> int:
+    """What a process holds in memory, where a page that n processes share counts as an n-th of it in each (PSS)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"/proc/{pid}/smaps_rollup has no Pss")
+
+
 def descriptors(pid: int) -> int:
     """How many files, sockets included, a process has open."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())

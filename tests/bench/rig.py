@@ -108,6 +108,9 @@ class Rig:
     leaf: int = 0
     """Seconds that leaves live where the rig is for a rotation, to a successor of another root; 0: it is not."""
 
+    signers_count: int = 0
+    """Signer processes that the hub starts; 0: one for each core."""
+
     listener_port: int = field(default_factory=free_port)
     status_port: int = field(default_factory=free_port)
     anchors: list[Path] = field(default_factory=list)
@@ -159,7 +162,7 @@ class Rig:
         tables += [
             f'[listener]\nlisten = "127.0.0.1:{self.listener_port}"\nserver_names = ["{SERVER_NAME}"]',
             "drain = 1\nmax_concurrent = 2000\nmax_concurrent_per_cluster = 2000",
-            '[signer.authority]\nkind = "local"\nname = "bench"',
+            f'[signer]\nprocesses = {self.signers_count}\n[signer.authority]\nkind = "local"\nname = "bench"',
             f'certificate_file = "{self.ca.directory / "chain.pem"}"',
             f'key_file = "{self.ca.directory / "key.pem"}"',
             f"[controller.publication]\nresync = {self.resync}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import random
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from federation.cli.process import Process
     from federation.core.config.hub import HubConfig
     from federation.core.config.types import Address
+    from federation.runtime.forking import ForkServer
     from federation.runtime.processes import ChildSpec
 
 _logger = logging.getLogger(__name__)
@@ -40,18 +42,60 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Supervise until stopped; 0 if every process drained in time, 2 if one could not use what is configured."""
+    from federation.cli.main import main
+    from federation.runtime import forking
+
+    server = forking.start(import_roles, main)  # before there is a thread or a loop
+    try:
+        return _run(args, server)
+    finally:
+        if server is not None:
+            server.close()
+
+
+ROLES: Final = (
+    "federation.cli.process",
+    "federation.cli.signer",
+    "federation.cli.controller",
+    "federation.signer.role",
+    "federation.controller.role",
+    "federation.status.app",
+    "federation.status.server",
+    "federation.state.files",
+    "uvloop",
+)
+"""What both roles import whatever the configuration says. What it names, a back end or a store, each imports itself."""
+
+
+def import_roles() -> None:
+    """Import what signers and controller have in common with one another, and with this process."""
+    from importlib import import_module
+
+    from federation.cli.process import quieten_libraries
+    from federation.core.config.load import prepare
+
+    quieten_libraries()
+    for module in ROLES:
+        with contextlib.suppress(ModuleNotFoundError):  # uvloop, where it is not built for this platform
+            import_module(module)
+    prepare()
+
+
+def _run(args: argparse.Namespace, server: ForkServer | None) -> int:
     from federation.cli.process import run_process
 
     replica = args.replica or host_replica()
     return run_process(
-        args, role="hub", replica=replica, body=lambda process: _supervise(args, process, replica)
+        args, role="hub", replica=replica, body=lambda process: _supervise(args, process, replica, server)
     )
 
 
-async def _supervise(args: argparse.Namespace, process: Process, replica: str) -> int:
+async def _supervise(
+    args: argparse.Namespace, process: Process, replica: str, server: ForkServer | None
+) -> int:
     import asyncio
 
-    from federation.runtime.processes import UNUSABLE, Supervisor, reserved
+    from federation.runtime.processes import UNUSABLE, Supervisor, executing, reserved
 
     config = process.config.current
     with reserved(config.listener.listen) as listener:
@@ -62,6 +106,7 @@ async def _supervise(args: argparse.Namespace, process: Process, replica: str) -
             jitter=random.SystemRandom(),
             drain=config.listener.drain + DRAIN_MARGIN,
             on_line=printed,
+            launch=server.launch if server is not None else executing(),
         )
         process.on_hangup.append(lambda: supervisor.forward(signal.SIGHUP))
         async with asyncio.TaskGroup() as group:

@@ -55,12 +55,17 @@ class Process:
 Body = Callable[[Process], Awaitable[int]]
 
 
+def quieten_libraries() -> None:
+    """Set what libraries read once, when they are first imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
 def run_process(args: argparse.Namespace, *, role: str, replica: str, body: Body) -> int:
     """Run ``body`` in an event loop with all that belongs around it; returns its exit code.
 
     Raises ConfigurationError where the file cannot be used at the start.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read once, when grpc is first imported
+    quieten_libraries()
     logs.configure(args.log_format, args.log_level, fields={"role": role, "replica": replica})
     gc.set_threshold(COLLECT_AFTER)
     processes.hold(grace=ORPHAN_GRACE)

@@ -1,8 +1,8 @@
 """The processes of this program: children kept running, their shared port, signals, and the limit of open files.
 
 **The supervisor** restarts children with backoff, forwards signals, drains, and kills last. A child is ``python -m
-federation <arguments>``. Its log goes where the supervisor's goes; what it prints on standard output is handed on
-line by line.
+federation <arguments>``, started anew or forked (:mod:`~federation.runtime.forking`). Its log goes where the
+supervisor's goes; what it prints on standard output is handed on line by line.
 
 **The lifeline:** a child notices at once that its supervisor has died, however it died, and does not outlive it for
 long. The supervisor holds the writing end of each child's standard input and never writes; the kernel closes it with
@@ -27,11 +27,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from federation.core.clock import Clock
 from federation.core.config.types import Address
@@ -101,6 +101,62 @@ class ChildState:
     exit: int | None = None
 
 
+class Child(Protocol):
+    """A child that was started: as much of :class:`asyncio.subprocess.Process` as a supervisor needs."""
+
+    @property
+    def pid(self) -> int:
+        """Its process ID."""
+        ...
+
+    @property
+    def stdout(self) -> asyncio.StreamReader | None:
+        """What it prints."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it runs."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait for its end."""
+        ...
+
+    def send_signal(self, number: int, /) -> None:
+        """Raises ProcessLookupError where it has ended."""
+        ...
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        ...
+
+
+Launch = Callable[[ChildSpec], Awaitable[Child]]
+"""Starts a child. Its standard input is its lifeline; raises OSError where it cannot be started."""
+
+
+def executing(program: Sequence[str] = PROGRAM) -> Launch:
+    """Start children as ``program`` with their arguments, each a process that shares nothing with this one."""
+
+    async def launch(spec: ChildSpec) -> Child:
+        return await asyncio.create_subprocess_exec(
+            *program,
+            *spec.arguments,
+            stdin=asyncio.subprocess.PIPE,  # its lifeline: closed by the kernel when this process dies
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, VARIABLE: "1"},
+            limit=MAX_LINE,
+            start_new_session=True,  # a Ctrl-C at the terminal reaches the supervisor, which drains
+        )
+
+    return launch
+
+
 class Supervisor:
     """Runs children until it is stopped. ``drain`` is how many seconds they get after SIGTERM."""
 
@@ -112,7 +168,7 @@ class Supervisor:
         jitter: random.Random,
         drain: float,
         on_line: Callable[[str], None],
-        program: Sequence[str] = PROGRAM,
+        launch: Launch | None = None,
     ) -> None:
         self.children = {spec.name: ChildState() for spec in specs}
         self._specs = tuple(specs)
@@ -120,8 +176,8 @@ class Supervisor:
         self._jitter = jitter
         self._drain = drain
         self._on_line = on_line
-        self._program = tuple(program)
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._launch = launch or executing()
+        self._processes: dict[str, Child] = {}
         self.refused = False
         """Whether a child refused its configuration when it was started for the first time."""
 
@@ -179,7 +235,7 @@ class Supervisor:
     async def _once(self, spec: ChildSpec, state: ChildState, stop: asyncio.Event) -> bool | None:
         """One life of a child: None where it ended by itself, else whether it drained in time."""
         try:
-            process = await self._spawn(spec)
+            process = await self._launch(spec)
         except OSError as error:
             _logger.error("%s cannot be started: %s", spec.name, error.strerror, extra={"child": spec.name})
             state.exit = None
@@ -201,18 +257,7 @@ class Supervisor:
             state.pid, state.exit = None, process.returncode
             del self._processes[spec.name]
 
-    async def _spawn(self, spec: ChildSpec) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *self._program,
-            *spec.arguments,
-            stdin=asyncio.subprocess.PIPE,  # its lifeline: closed by the kernel when this process dies
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, VARIABLE: "1"},
-            limit=MAX_LINE,
-            start_new_session=True,  # a Ctrl-C at the terminal reaches the supervisor, which drains
-        )
-
-    async def _hand_on(self, process: asyncio.subprocess.Process) -> None:
+    async def _hand_on(self, process: Child) -> None:
         """Hand on what the child prints, so that its pipe never fills."""
         output = process.stdout
         if output is None:
@@ -226,7 +271,7 @@ class Supervisor:
                 return
             self._on_line(line.decode("utf-8", "replace").rstrip())
 
-    async def _end(self, spec: ChildSpec, process: asyncio.subprocess.Process, drain: float) -> bool:
+    async def _end(self, spec: ChildSpec, process: Child, drain: float) -> bool:
         """SIGTERM, wait ``drain`` seconds, SIGKILL; True if the child ended before that."""
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

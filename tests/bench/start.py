@@ -1,9 +1,9 @@
 """How long `federation hub` takes from its start to the first certificate, and what it holds in memory at rest.
 
-The whole hub as an operator starts it: supervisor, two signers and the controller, state in files, three clusters of the
-stand-in. A workload that has its token calls the listener again and again, as Istio's agent does: what counts is when
-the first call is answered with a certificate. Memory is the proportional set size (PSS) of all its processes together:
-pages that processes share count once.
+The whole hub as an operator starts it: supervisor, two signers and the controller, state in files, three clusters of
+the stand-in. A workload that has its token calls the listener again and again, as Istio's agent does: what counts is
+when the first call is answered with a certificate. Memory is the proportional set size (PSS) of all its processes
+together: pages that processes share count once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import aiohttp
 
 from federation.core.identity import ServiceAccountRef
 from tests.bench.callers import Call
-from tests.bench.processes import command_line, descendants, proportional_bytes
+from tests.bench.processes import descendants, proportional_bytes
 from tests.bench.report import Line, Report, at_most
 from tests.bench.rig import Child, Rig, child, stand_in_rig
 from tests.bench.signing import calls_of
@@ -68,8 +68,7 @@ def memory(supervisor: int) -> dict[str, float]:
     """MiB of each process of a hub, by what it is."""
     found = {"supervisor": proportional_bytes(supervisor) / 2**20}
     for pid in descendants(supervisor):
-        words = command_line(pid)
-        name = words[words.index("--replica") + 1].removeprefix("hub-") if "--replica" in words else str(pid)
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
         found[name] = proportional_bytes(pid) / 2**20
     return found
 
@@ -77,7 +76,7 @@ def memory(supervisor: int) -> dict[str, float]:
 async def run(report: Report, directory: Path, *, quick: bool) -> None:
     """Fresh starts, then starts on a state that is there; the least of each, for other processes only add to it."""
     rounds = 3 if quick else 7
-    fresh, again, healthy, held = [], [], [], []
+    fresh, again, healthy, at_rest = [], [], [], []
     async with stand_in_rig(directory / "start", NAMES, namespaces=5, pods=25, proof_interval=30.0) as rig:
         rig.signers_count = 2
         rig.write_config()
@@ -90,7 +89,7 @@ async def run(report: Report, directory: Path, *, quick: bool) -> None:
                 fresh.append(await first_certificate(rig, call, began))
                 healthy.append(await green(rig, began))
                 await asyncio.sleep(SETTLED)
-                held.append(memory(started.pid))
+                at_rest.append(memory(started.pid))
             began = time.monotonic()
             with hub(rig):
                 again.append(await first_certificate(rig, call, began))
@@ -101,6 +100,6 @@ async def run(report: Report, directory: Path, *, quick: bool) -> None:
     ):
         note = f"the least of {rounds}, median {sorted(values)[rounds // 2]:.2f}"
         report.add(Line(GROUP, name, min(values), "s", target, note))
-    least = min(held, key=lambda each: sum(each.values()))
+    least = min(at_rest, key=lambda each: sum(each.values()))
     note = ", ".join(f"{name} {value:.0f}" for name, value in sorted(least.items()))
     report.add(Line(GROUP, "memory at rest (PSS)", sum(least.values()), "MiB", at_most(110), note))

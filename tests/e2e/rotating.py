@@ -65,7 +65,7 @@ class Mesh:
         )
 
     async def replace(self, name: str, *, issuer: str) -> None:
-        """Put a new pod in that workload's place: it knows the bundle published by now, and that issuer signs for it."""
+        """Put a new pod in that workload's place: it knows the bundle published by now, and has that issuer's leaf."""
         account = self.workloads[name].identity.service_account
         pod = await self.box.workload(name, account.namespace, account.name)
         async with asyncio.timeout(PATIENCE):

@@ -32,16 +32,21 @@ async def start(box: Box) -> None:
 
 
 def child_pids(box: Box) -> dict[str, list[int]]:
-    """The hub's children by role, as the kernel lists them."""
+    """The hub's processes by role, as the kernel lists them."""
     assert box.hub_pid is not None
     roles: dict[str, list[int]] = {"signer": [], "controller": []}
-    children = Path(f"/proc/{box.hub_pid}/task/{box.hub_pid}/children").read_text()
-    for pid in map(int, children.split()):
+    for pid in descendants(box.hub_pid):
         words = command(pid).split("\0")
         for role, pids in roles.items():
             if role in words:
                 pids.append(pid)
     return roles
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below that one: roles are children of what forks them."""
+    children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [each for child in children for each in (child, *descendants(child))]
 
 
 def command(pid: int) -> str:

@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from federation.runtime.clock import SystemClock
-from federation.runtime.processes import BACKOFF_LONGEST, HEALTHY, ChildSpec, Supervisor, describe_exit
+from federation.runtime.processes import (
+    BACKOFF_LONGEST,
+    HEALTHY,
+    ChildSpec,
+    Supervisor,
+    describe_exit,
+    executing,
+)
 from tests.support.clock import VirtualClock
 from tests.support.patience import PATIENCE
 
@@ -55,7 +62,7 @@ class Watched:
             jitter=random.Random(3),
             drain=drain,
             on_line=self.lines.append,
-            program=(python, "-c", script),
+            launch=executing((python, "-c", script)),
         )
 
     def kill(self, name: str) -> None:
@@ -225,7 +232,7 @@ async def test_output_without_end_does_not_stop_a_child() -> None:
 SUPERVISOR = """
 import asyncio, random, sys
 from federation.runtime.clock import SystemClock
-from federation.runtime.processes import ChildSpec, Supervisor
+from federation.runtime.processes import ChildSpec, Supervisor, executing
 
 supervisor = Supervisor(
     [ChildSpec("a", ())],
@@ -233,7 +240,7 @@ supervisor = Supervisor(
     jitter=random.Random(),
     drain=5,
     on_line=lambda line: print(line, flush=True),
-    program=(sys.executable, "-c", sys.argv[1]),
+    launch=executing((sys.executable, "-c", sys.argv[1])),
 )
 asyncio.run(supervisor.run(asyncio.Event()))
 """

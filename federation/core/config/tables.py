@@ -225,6 +225,11 @@ def _adapter(section: Hashable) -> TypeAdapter[Any]:
     return adapter
 
 
+def prepare_tables(section: type[Section]) -> None:
+    """Make what :func:`read_tables` needs for the table and all below it, which is kept."""
+    _adapter(cast("Hashable", section))
+
+
 def read_tables(
     section: type[S], document: Mapping[str, object], context: ReadingContext, findings: Findings
 ) -> S:

@@ -127,7 +127,7 @@ class _Connection(asyncio.Protocol):
             waiter.set_exception(error)
 
 
-class Connections:
+class ServerConnections:
     """Those to one server, ``https`` and no proxy. How many there are at once is for the caller to bound."""
 
     def __init__(

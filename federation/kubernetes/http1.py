@@ -182,9 +182,11 @@ class Answer:
         found = self.fields
         for line in lines.split(b"\r\n"):
             name, _, value = line.partition(b":")
-            name, value = name.lower(), value.strip(b" \t")
+            name = name.lower()
             if name not in _READ:
                 continue
+            # A tab at the end of a line is white space by RFC 9110 and not by llhttp: after a length it is refused.
+            value = value.strip(b" " if name in _FRAMING else b" \t")
             if name in found:
                 if name in _FRAMING:
                     raise NotHttp("its length is given twice")

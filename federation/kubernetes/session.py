@@ -44,7 +44,13 @@ from federation.core.identity import ClusterName
 from federation.files import is_out_of_files
 from federation.kubernetes.answers import error_for, harmless
 from federation.kubernetes.budget import CpuBudget, Unlimited
-from federation.kubernetes.connections import AGENT, Connections, ConnectTimeout, Disconnected, NoConnection
+from federation.kubernetes.connections import (
+    AGENT,
+    ConnectTimeout,
+    Disconnected,
+    NoConnection,
+    ServerConnections,
+)
 from federation.kubernetes.credentials import Access, LoadedCredentials, load_credentials
 from federation.kubernetes.http1 import Answer, CutShort, NotHttp, TooLarge
 from federation.kubernetes.time_limit import TimeLimit
@@ -115,7 +121,7 @@ class ClusterSession:
         self._skew_read_at = -_SKEW_SECONDS
         self._where = str(cluster)
         self._connections = (
-            Connections(
+            ServerConnections(
                 credentials.server,
                 server_name=credentials.tls_server_name,
                 connect=timeouts.connect,

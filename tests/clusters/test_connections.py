@@ -19,7 +19,7 @@ from federation.core.errors import (
     ClusterUnreachable,
 )
 from federation.kubernetes.budget import CpuBudget
-from federation.kubernetes.connections import Connections, Disconnected, NoConnection
+from federation.kubernetes.connections import Disconnected, NoConnection, ServerConnections
 from federation.kubernetes.credentials import RENEW_SECONDS, client_context
 from federation.kubernetes.http1 import Answer
 from federation.kubernetes.session import SMALL_ANSWER_BYTES
@@ -59,14 +59,19 @@ class Server(RawServer):
         return client_context(authority=self.ca.pem, where="test")
 
 
-def connections(server: RawServer, *, idle: float = 30.0, host: str = "127.0.0.1") -> Connections:
+def connections(server: RawServer, *, idle: float = 30.0, host: str = "127.0.0.1") -> ServerConnections:
     budget = CpuBudget("west", clock=SystemClock())
     url = f"https://{host}:{server.port}"
-    return Connections(url, server_name="127.0.0.1", connect=PATIENCE, idle=idle, budget=budget)
+    return ServerConnections(url, server_name="127.0.0.1", connect=PATIENCE, idle=idle, budget=budget)
 
 
 async def ask(
-    them: Connections, tls: ssl.SSLContext, *, anew: bool = False, method: str = "POST", target: str = "/x"
+    them: ServerConnections,
+    tls: ssl.SSLContext,
+    *,
+    anew: bool = False,
+    method: str = "POST",
+    target: str = "/x",
 ) -> Answer:
     answer = Answer(most=1000, most_of_error=1000)
     async with asyncio.timeout(PATIENCE):
@@ -189,7 +194,7 @@ async def test_an_address_that_refuses_does_not_keep_from_the_next_one(
 async def test_only_what_is_beyond_the_free_part_is_charged(tmp_path: Path) -> None:
     async with Server() as server:
         budget = Counting("west", clock=SystemClock())
-        them = Connections(server.url, server_name=None, connect=PATIENCE, idle=30.0, budget=budget)
+        them = ServerConnections(server.url, server_name=None, connect=PATIENCE, idle=30.0, budget=budget)
         trust = server.trust
         await ask(them, trust)
         assert budget.charged_times == 0

@@ -165,6 +165,7 @@ def test_an_answer_is_read_however_it_is_cut(answer: tuple[bytes, int, bytes], c
 @example((b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", 200, b"x"), [], [])
 @example((b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\nx", 200, b"x"), [], [])
 @example((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;\r\nx\r\n0\r\n\r\n", 200, b"x"), [], [])
+@example((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\t\r\n\r\n1\r\nx\r\n0\r\n\r\n", 200, b"x"), [], [])
 @example((b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, b""), [], [])
 @example((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\nx\r\n0\r\n\r\n", 200, b"x"), [], [])
 def test_nothing_is_taken_that_llhttp_reads_otherwise(
@@ -193,6 +194,7 @@ def test_nothing_is_taken_that_llhttp_reads_otherwise(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\t\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 2\r\n\r\n",
         b"HTTP/1.1 200 OK\nContent-Length: 2\r\n\r\n",

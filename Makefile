@@ -19,7 +19,7 @@ QUICK := tests/core tests/status tests/test_project.py tests/test_dependencies.p
 NOT_QUICK := tests/core/pki/test_requests_hostile.py tests/core/trust/rotation/test_mutations.py \
   tests/core/trust/rotation/test_state_machine.py tests/status/test_page_browser.py
 
-.PHONY: demo test quick lint types contracts check bench bench-scale attack clean venv
+.PHONY: demo test quick lint types contracts check bench bench-scale bench-soak attack clean venv
 
 venv: $(VENV)/.test
 
@@ -64,6 +64,9 @@ bench: $(VENV)/.test
 
 bench-scale: $(VENV)/.test
 	@$(BIN)/python -m tests.bench.scale $(ARGS)
+
+bench-soak: $(VENV)/.test
+	@$(BIN)/python -m tests.bench.soak $(ARGS)
 
 attack: $(VENV)/.test
 	@$(BIN)/python -m tests.attack $(ARGS)

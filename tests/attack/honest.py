@@ -13,7 +13,6 @@ import base64
 import contextlib
 import itertools
 import json
-import ssl
 import sys
 import time
 from collections import Counter
@@ -24,12 +23,8 @@ from typing import Any
 import uvloop
 
 from federation.core.istio.ca_protocol import METHOD
-from tests.bench.callers import END_STREAM, GRPC_STATUS, HEADERS, Call, Caller, header_block
-
-ATTEMPTS = 5
-FIRST_BACKOFF = 0.1
-RETRYABLE = {None, 1, 4, 8, 10, 13, 14}  # the codes that Istio's agents try again after
-TIMEOUT = 10.0
+from tests.bench.agents import Agent, Endpoint
+from tests.bench.callers import Call, header_block
 
 
 @dataclass
@@ -55,46 +50,22 @@ def quantile(ordered: list[float], q: float) -> float:
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0
 
 
-class Agent(Caller):
-    """One agent's connection; ``status`` is the gRPC status of its last call where it was not answered."""
-
-    def __init__(self) -> None:
-        super().__init__(self._answered)
-        self.status: int | None = None
-        self.waiting: asyncio.Future[bool] | None = None
-
-    def _answered(self, _: Caller) -> None:
-        if self.waiting is not None and not self.waiting.done():
-            self.waiting.set_result(self.answered)
-
-    def _take(self, kind: int, flags: int, payload: bytearray) -> None:
-        if kind == HEADERS and flags & END_STREAM:
-            found = GRPC_STATUS.search(bytes(payload))
-            self.status = int(found[1]) if found else None
-        super()._take(kind, flags, payload)
-
-    async def ask(self, call: Call) -> bool:
-        self.status = None
-        self.waiting = asyncio.get_running_loop().create_future()
-        self.call(call)
-        async with asyncio.timeout(TIMEOUT):
-            return await self.waiting
-
-
 class Mesh:
     """All honest callers."""
 
     def __init__(self, described: dict[str, Any]) -> None:
-        self._address = described["host"], int(described["port"])
-        self._server_name = described["server_name"]
-        self._tls = ssl.create_default_context(cadata=described["trust"])
-        self._tls.set_alpn_protocols(["h2"])
+        self._endpoint = Endpoint.trusting(
+            described["host"],
+            int(described["port"]),
+            server_name=described["server_name"],
+            trust=described["trust"],
+        )
         self._agents: list[Agent | None] = [None] * int(described["agents"])
         calls = [
             Call(
                 header_block(
                     METHOD,
-                    self._server_name,
+                    self._endpoint.server_name,
                     {"authorization": f"Bearer {each['token']}"}
                     | ({"clusterid": each["cluster_id"]} if each["cluster_id"] else {}),
                 ),
@@ -103,14 +74,6 @@ class Mesh:
             for each in described["calls"]
         ]
         self._calls = itertools.cycle(calls)
-
-    async def _connect(self) -> Agent:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(TIMEOUT):
-            _, agent = await loop.create_connection(
-                Agent, *self._address, ssl=self._tls, server_hostname=self._server_name
-            )
-        return agent
 
     async def measure(self, seconds: float, rate: float, fresh: float) -> dict[str, Any]:
         standing, new = Measured(), Measured()
@@ -144,28 +107,14 @@ class Mesh:
 
     async def _renew(self, measured: Measured, planned: float, agent: Agent | None) -> Agent | None:
         """One renewal with its attempts; returns the connection to use next."""
-        call, reason = next(self._calls), ""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                measured.retried += 1
-                await asyncio.sleep(FIRST_BACKOFF * 2 ** (attempt - 1))
-            try:
-                if agent is None or agent.failure:
-                    agent = await self._connect()
-                if await agent.ask(call):
-                    measured.latencies.append(time.perf_counter() - planned)
-                    return agent
-                reason = f"status {agent.status}"
-                if agent.status not in RETRYABLE:
-                    break
-            except (OSError, TimeoutError) as error:
-                reason = type(error).__name__
-                if agent is not None:
-                    agent.close()
-                agent = None
-        measured.refused += 1
-        measured.reasons[reason] += 1
-        return agent
+        done = await self._endpoint.renew(next(self._calls), agent)
+        measured.retried += max(0, len(done.failures) - (not done.answered))
+        if done.answered:
+            measured.latencies.append(time.perf_counter() - planned)
+        else:
+            measured.refused += 1
+            measured.reasons[done.failures[-1]] += 1
+        return done.agent
 
 
 async def serve(file: Path) -> None:

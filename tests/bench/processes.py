@@ -46,6 +46,11 @@ def proportional_bytes(pid: int) -> int:
     raise AssertionError(f"/proc/{pid}/smaps_rollup has no Pss")
 
 
+def threads(pid: int) -> int:
+    """How many threads a process has."""
+    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+
+
 def descriptors(pid: int) -> int:
     """How many files, sockets included, a process has open."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())

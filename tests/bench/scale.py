@@ -219,6 +219,15 @@ class Hub:
         if stack is not None:
             await stack.aclose()
 
+    async def end(self, role: str) -> None:
+        """Stop a role without stopping this process meanwhile, in which callers may be."""
+        process = self._roles[role].process
+        process.terminate()
+        async with asyncio.timeout(LIMIT):
+            while process.poll() is None:
+                await asyncio.sleep(0.05)
+        await self.stop(role)
+
     async def signer_ready(self) -> None:
         await wait_ready(f"http://127.0.0.1:{self._health}/readyz", self._roles["signer"])
 

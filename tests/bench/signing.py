@@ -57,15 +57,19 @@ async def prepare_calls(rig: Rig, name: str, count: int) -> list[Call]:
     return await calls_of(rig, name, ACCOUNT, pod, count)
 
 
-async def calls_of(rig: Rig, name: str, account: ServiceAccountRef, pod: str, count: int) -> list[Call]:
-    """Calls of that pod, which is there and runs as that account, with a token each."""
+async def calls_of(
+    rig: Rig, name: str, account: ServiceAccountRef, pod: str, count: int, *, life: int = 3600
+) -> list[Call]:
+    """Calls of that pod, which is there and runs as that account, with a token each that lives so many seconds."""
     world = rig.members[name].world
     messages = requests(SpiffeId(TRUST_DOMAIN, account), min(count, 64))
     slots = asyncio.Semaphore(16)
 
     async def one(number: int) -> Call:
         async with slots:
-            token = await world.token(account.namespace, account.name, pod=pod, audience="istio-ca")
+            token = await world.token(
+                account.namespace, account.name, pod=pod, audience="istio-ca", seconds=life
+            )
         headers = {"authorization": f"Bearer {token}", "clusterid": str(rig.members[name].cluster_id)}
         return Call(header_block(METHOD, SERVER_NAME, headers), messages[number % len(messages)])
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from federation.cli.options import add_config, address, load_config
+from federation.cli.registration import add_registration_questions
 
 if TYPE_CHECKING:
     from federation.clusters.permissions import CheckResult
@@ -430,8 +431,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the verb, its questions and their options."""
     parser = subparsers.add_parser(
         "clusters",
-        help="list the registered clusters, check that the hub can work with them, print Istio's settings",
-        description="Reads the configuration; needs no running hub.",
+        help="register and remove clusters, list them, check that the hub can work with them, print Istio's settings",
+        description="Registers clusters with the running hub, and answers questions about those that are registered.",
     )
     questions = parser.add_subparsers(title="questions", metavar="QUESTION", required=True)
     listing = questions.add_parser(
@@ -454,6 +455,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         add_config(question)
         question.add_argument("--json", action="store_true", help="print one JSON document on stdout")
         question.set_defaults(run=handler)
+    add_registration_questions(questions)
     add_istio_question(questions)
     add_join_question(questions)
 

@@ -6,10 +6,11 @@ import argparse
 import re
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from federation.core.config.types import Address
+from federation.core.config.types import Address, seconds
 from federation.core.config.types import address as parse_address
 from federation.core.errors import InvalidValue
 from federation.runtime.logs import FORMATS, LEVELS
@@ -80,6 +81,18 @@ def address(text: str) -> Address:
         return parse_address(text)
     except InvalidValue as error:
         raise argparse.ArgumentTypeError(f"{error.what}: {error.remedy}") from error
+
+
+def duration(low: float, high: float) -> Callable[[str], float]:
+    """An option that holds seconds, or a duration as in ``clusters.toml``: ``90``, ``15m``, ``365d``."""
+
+    def read(text: str) -> float:
+        try:
+            return seconds(low, high)(float(text) if text.replace(".", "", 1).isdigit() else text)
+        except InvalidValue as error:
+            raise argparse.ArgumentTypeError(f"{error.what}: {error.remedy}") from error
+
+    return read
 
 
 def replica(text: str) -> str:

@@ -170,7 +170,7 @@ CONTROLLER_EXCESSIVE: Final = (
 
 
 Outcome: TypeAlias = Literal["ok", "warning", "failed"]
-Role: TypeAlias = Literal["hub", "signer", "controller"]
+Role: TypeAlias = Literal["hub", "signer", "controller", "administrator"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,9 @@ OLDEST_TESTED: Final = (1, 34)
 _GIT_VERSION = re.compile(r"v?(\d{1,3})\.(\d{1,3})\.")
 
 
-class _Version(msgspec.Struct, rename="camel"):
+class ServerVersion(msgspec.Struct, rename="camel"):
+    """The answer of ``/version``."""
+
     git_version: str
 
 
@@ -89,9 +91,9 @@ async def check_cluster(
     ``identity`` is of the hub that is configured so, without an ID where it has drawn none yet; None where its state
     cannot be read here.
     """
-    registry = _Checks(config, "hub")
+    registry = Checks(config, "hub")
     _check_registry(registry, hub)
-    signer, controller = _Checks(config, "signer"), _Checks(config, "controller")
+    signer, controller = Checks(config, "signer"), Checks(config, "controller")
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_check_role(signer, config.signer, clock, partial(_check_signer, signer)))
         tasks.create_task(
@@ -105,7 +107,7 @@ async def check_cluster(
     return (*registry.results, *signer.results, *controller.results)
 
 
-class _Checks:
+class Checks:
     """Collects the findings of one role."""
 
     def __init__(self, config: ClusterConfig, role: Role) -> None:
@@ -114,6 +116,7 @@ class _Checks:
         self.results: list[CheckResult] = []
 
     def add(self, check: str, outcome: Outcome, detail: str, remedy: str = "") -> None:
+        """One more finding."""
         self.results.append(CheckResult(str(self.config.name), self.role, check, outcome, detail, remedy))
 
     @asynccontextmanager
@@ -134,7 +137,7 @@ class _Checks:
             self.add(check, otherwise, garbage, ClusterGarbage.default_remedy)
 
 
-def _check_registry(checks: _Checks, hub: HubConfig) -> None:
+def _check_registry(checks: Checks, hub: HubConfig) -> None:
     config = checks.config
     twins = [str(c.name) for c in hub.clusters if c.cluster_id == config.cluster_id and c.name != config.name]
     if twins:
@@ -158,7 +161,7 @@ def _check_registry(checks: _Checks, hub: HubConfig) -> None:
 
 
 async def _check_role(
-    checks: _Checks,
+    checks: Checks,
     credentials: Credentials,
     clock: Clock,
     further: Callable[[ClusterSession, ApiClient], Awaitable[None]],
@@ -184,17 +187,18 @@ async def _check_role(
         except ClusterError as error:
             checks.add("reachable", "failed", f"{error.reason}: {error.what}", error.remedy)
             if session.clock_skew:  # a refusal has a Date as well, and a clock that is off may be its cause
-                _check_clock(checks, session.clock_skew)
+                check_clock(checks, session.clock_skew)
             return
         checks.add("reachable", "ok", f"{session.server} answers")
         async with checks.guarded("version"):
-            _check_version(checks, msgspec.json.decode(answer, type=_Version).git_version)
-        _check_clock(checks, session.clock_skew)
+            check_version(checks, msgspec.json.decode(answer, type=ServerVersion).git_version)
+        check_clock(checks, session.clock_skew)
         async with generated_api(session) as api:
             await further(session, api)
 
 
-def _check_version(checks: _Checks, text: str) -> None:
+def check_version(checks: Checks, text: str) -> None:
+    """Whether the hub works with that version of Kubernetes."""
     match = _GIT_VERSION.match(text)
     if match is None:
         checks.add(
@@ -215,7 +219,8 @@ def _check_version(checks: _Checks, text: str) -> None:
         checks.add("version", "ok", harmless(text))
 
 
-def _check_clock(checks: _Checks, skew: float) -> None:
+def check_clock(checks: Checks, skew: float) -> None:
+    """How far the cluster's clock is from this machine's, in seconds."""
     size = abs(skew)
     outcome: Outcome = "ok"
     if size >= CLOCK_SKEW_WARNING:
@@ -225,7 +230,7 @@ def _check_clock(checks: _Checks, skew: float) -> None:
     checks.add("clock", outcome, f"its clock is {size:.0f} s {side} this machine's", remedy)
 
 
-async def _check_signer(checks: _Checks, session: ClusterSession, api: ApiClient) -> None:
+async def _check_signer(checks: Checks, session: ClusterSession, api: ApiClient) -> None:
     await _check_permissions(checks, api, signer_needs(), SIGNER_EXCESSIVE)
     config = checks.config
     needs_keys = config.attestation == "token-keys"
@@ -268,7 +273,7 @@ def _judge_keys(document: bytes, *, needs_keys: bool) -> tuple[Outcome, str, str
 
 
 async def _check_controller(
-    checks: _Checks,
+    checks: Checks,
     session: ClusterSession,
     api: ApiClient,
     *,
@@ -282,7 +287,7 @@ async def _check_controller(
     trust_bundle = await _check_trust_bundle(checks, session, api, trust_bundle_name(publication.config_map))
     async with checks.guarded("bundle_writers"):
         writers = await find_writers(session, config_map=publication.config_map, key=publication.key)
-        _check_hubs(checks, writers, identity)
+        check_hubs(checks, writers, identity)
         if writers.others:
             named = _counted(writers.others)
             checks.add(
@@ -298,7 +303,7 @@ async def _check_controller(
     checks.results += compare_istio(found, checks.config, hub, trust_bundle=trust_bundle)
 
 
-def _check_hubs(checks: _Checks, writers: Writers, identity: HubIdentity | None) -> None:
+def check_hubs(checks: Checks, writers: Writers, identity: HubIdentity | None) -> None:
     """Whether another hub has written to the cluster, by the marks on the objects."""
     check, marks = "hubs", writers.hubs
     if identity is None and any(marks):
@@ -336,7 +341,7 @@ def _counted(names: Counter[str]) -> str:
     return ", ".join(f"{harmless(name) or 'none'} ({count})" for name, count in sorted(names.items())[:5])
 
 
-async def _check_probe(checks: _Checks, api: ApiClient) -> None:
+async def _check_probe(checks: Checks, api: ApiClient) -> None:
     probe = checks.config.probe
     request = AuthenticationV1TokenRequest(
         spec=V1TokenRequestSpec(audiences=[checks.config.audience], expiration_seconds=600)
@@ -346,7 +351,7 @@ async def _check_probe(checks: _Checks, api: ApiClient) -> None:
         checks.add("probe", "ok", f"tokens of {probe} are given")
 
 
-async def _check_istiod_certificate(checks: _Checks, session: ClusterSession, api: ApiClient) -> None:
+async def _check_istiod_certificate(checks: Checks, session: ClusterSession, api: ApiClient) -> None:
     """Whether the hub can keep istiod's certificate, and whether it is there: by the Secret's metadata alone."""
     istio, check = checks.config.istio, "istio_certificate"
     if not istio.provide_certificate:
@@ -384,7 +389,7 @@ async def _has_secret(session: ClusterSession, namespace: str, name: str) -> boo
 
 
 async def _check_trust_bundle(
-    checks: _Checks, session: ClusterSession, api: ApiClient, name: str
+    checks: Checks, session: ClusterSession, api: ApiClient, name: str
 ) -> bool | None:
     """Whether one can be published; None where that is not known.
 
@@ -419,7 +424,7 @@ async def _check_trust_bundle(
 
 
 async def _check_permissions(
-    checks: _Checks, api: ApiClient, needed: Iterable[Permission], excessive: Iterable[Permission]
+    checks: Checks, api: ApiClient, needed: Iterable[Permission], excessive: Iterable[Permission]
 ) -> None:
     async with checks.guarded("permissions"):
         missing = [p for p in needed if not await _allowed(api, p)]

@@ -203,6 +203,11 @@ class LoadedCredentials:
     def __repr__(self) -> str:
         return f"LoadedCredentials(cluster={self._cluster}, server={self.server!r})"
 
+    @property
+    def authority(self) -> bytes | None:
+        """The CA certificates that the API server is verified by, as PEM; None for those of the system."""
+        return self._bytes.authority if self._bytes is not None else None
+
     async def access(self, *, renew: bool = False) -> Access:
         """What the next request is to use; ``renew`` (after a 401) reads and runs everything again.
 

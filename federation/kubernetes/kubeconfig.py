@@ -248,6 +248,19 @@ def parse_kubeconfig(
     return entry
 
 
+def exec_command(text: bytes, *, file: str, context: str | None) -> str:
+    """The command of the exec plugin that this context's user has, empty where it has none or is not there.
+
+    For a kubeconfig of the person who runs a command: kubectl would run the same. Raises ConfigurationError where the
+    file cannot be read.
+    """
+    config = _decode(text, file)
+    name = context or config.current_context
+    user = next((c.context.user for c in config.contexts if c is not None and c.name == name), "")
+    found = next((u.user for u in config.users if u is not None and u.name == user), None)
+    return found.exec_.command if found is not None and found.exec_ is not None else ""
+
+
 # msgspec resolves a type when it is first used, and two threads that do so at once can crash the process (seen with
 # 0.22: a segmentation fault). Kubeconfigs are read in threads, so theirs are resolved here, at import, in one.
 msgspec.json.Decoder(_Kubeconfig)

@@ -10,6 +10,7 @@ from federation.core.config.clusters import IstioConfig
 from federation.core.config.hub import PublicationConfig
 from federation.core.identity import ServiceAccountRef
 from tests.manifests.kustomize import Object
+from tests.manifests.member_data import FILES, PACKAGED, joined
 from tests.manifests.tree import MANIFESTS, Tree
 
 Grant = tuple[str, str, str, str]  # group, resource, object name, verb; or "", URL, "", verb
@@ -188,3 +189,9 @@ def test_the_grants_are_what_the_hub_itself_says_it_needs(member: Tree) -> None:
         used_by_the_check = {("authorization.k8s.io", "selfsubjectaccessreviews", "", "create")}
         urls = {grant for grant in granted if grant[1].startswith("/")}
         assert granted - urls - used_by_the_check == needed
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_package_carries_the_same_objects(file: str) -> None:
+    """What `federation clusters add` applies; `python -m tests.manifests.member_data` writes it."""
+    assert (PACKAGED / file).read_text("utf-8") == joined(FILES[file])

@@ -52,7 +52,7 @@ def sources(package: str) -> set[str]:
         str(path.relative_to(ROOT))
         for path in (ROOT / package).rglob("*")
         if path.is_file()
-        and path.suffix in {".py", ".typed", ".js", ".css", ".html"}
+        and path.suffix in {".py", ".typed", ".js", ".css", ".html", ".yaml"}
         and "build" not in path.relative_to(ROOT).parts
     }
 

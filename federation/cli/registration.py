@@ -1,0 +1,347 @@
+"""``federation clusters add`` and ``remove``: from an administrator's kubeconfig to a proven cluster, and back.
+
+The administrator's kubeconfig is used on this machine and stored nowhere. Nothing is written before everything was
+asked and a person has agreed; what was done by then is said wherever it ends, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from federation.cli.options import add_config, address, duration
+
+if TYPE_CHECKING:
+    from federation.cli.registration_places import Places
+    from federation.core.config.hub import HubConfig
+    from federation.core.identity import HubIdentity
+    from federation.kubernetes.credentials import LoadedCredentials
+    from federation.kubernetes.session import ClusterSession
+    from federation.status.client import StatusClient
+    from federation.status.model import FederationStatus
+
+EXIT_USAGE: Final = 2
+DAY: Final = 86400.0
+TOKEN_LIFE: Final = 365 * DAY
+WAIT: Final = 300.0
+LOOK_EVERY: Final = 1.0
+REQUEST: Final = 30.0  # seconds for one request of an administrator, whose API server may be far away
+MARKS: Final = {"ok": "ok", "warning": "WARNING", "failed": "FAILED"}
+
+Say = Callable[[str], None]
+
+
+def add_registration_questions(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add both verbs and their options."""
+    adding = questions.add_parser(
+        "add",
+        help="register a cluster, from its administrator's kubeconfig to the proof",
+        description="Registers a cluster with the running hub: checks it, shows the objects and rights that the hub "
+        "gets there, asks, makes them, gives each role a kubeconfig of its own with a token that ends, writes the "
+        "cluster into the configuration, and waits until every pair with it is proved. Run twice it changes nothing; "
+        "run again after a failure it goes on. The administrator's kubeconfig is used here and stored nowhere. "
+        "Without --url the hub is asked where --config says that it serves status. Exit codes: 0 proved (with --wait "
+        "0: registered); 1 not, or not yet; 2 what was written on the command line or in the configuration cannot be "
+        "used.",
+    )
+    _add_common(adding)
+    adding.add_argument(
+        "--cluster-id",
+        metavar="ID",
+        help="global.multiCluster.clusterName of its mesh (default: what its istiod says, else NAME)",
+    )
+    adding.add_argument("--network", default="", metavar="NETWORK", help="Istio's network, shown in status")
+    adding.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="NAMESPACE/NAME",
+        help="which service accounts may have certificates there, with * and ?; may be repeated (default: all that are "
+        "not reserved)",
+    )
+    adding.add_argument(
+        "--istio-namespace",
+        action="append",
+        default=[],
+        metavar="NAMESPACE",
+        help="where istiod runs, or will run; may be repeated (default: istio-system)",
+    )
+    adding.add_argument(
+        "--cluster-trust-bundle",
+        action="store_true",
+        help="grant the right to publish the bundle as a ClusterTrustBundle too",
+    )
+    adding.add_argument(
+        "--server",
+        default="",
+        metavar="URL",
+        help="the address by which the hub reaches the API server (default: the kubeconfig's)",
+    )
+    adding.add_argument(
+        "--token-life",
+        type=duration(600, 3650 * DAY),
+        default=TOKEN_LIFE,
+        metavar="DURATION",
+        help="how long the hub's two tokens there are to live; the API server may give less (default: 365d)",
+    )
+    adding.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check and show everything, print the objects as YAML on stdout, and write nothing",
+    )
+    adding.add_argument(
+        "--istio",
+        choices=("helm", "istioctl", "sail"),
+        help="print Istio's settings for that cluster in the end (default: say which command prints them)",
+    )
+    adding.add_argument(
+        "--listener",
+        type=address,
+        metavar="HOST:PORT",
+        help="for --istio: how workloads there reach the listener (default: as for `federation clusters istio`)",
+    )
+    adding.set_defaults(run=_run_add)
+    removing = questions.add_parser(
+        "remove",
+        help="take a cluster out again, with everything that `add` made",
+        description="Takes the cluster out of the configuration, waits until the hub has let go of it, deletes the "
+        "objects there that bear the hub's mark and the credentials that `add` made, and says what trust remains until "
+        "when. What others made stays, and so does the bundle in the cluster's namespaces. Run again after a failure "
+        "it goes on. Exit codes: 0 removed; 1 not, or not all of it; 2 what was written on the command line or in the "
+        "configuration cannot be used.",
+    )
+    _add_common(removing)
+    removing.add_argument(
+        "--lost",
+        action="store_true",
+        help="the cluster is gone or cannot be reached: leave it alone, and remove what is on the hub's side",
+    )
+    removing.set_defaults(run=_run_remove)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    from federation.status.client import add_client_arguments
+
+    parser.add_argument("name", metavar="NAME", help="the cluster's name in the hub")
+    parser.add_argument(
+        "--kubeconfig",
+        type=Path,
+        metavar="FILE",
+        help="an administrator's kubeconfig of that cluster (default: KUBECONFIG, or ~/.kube/config)",
+    )
+    parser.add_argument("--context", metavar="NAME", help="the context in it (default: the current one)")
+    add_config(parser)
+    parser.add_argument(
+        "--hub-kubeconfig",
+        type=Path,
+        metavar="FILE",
+        help="the hub runs in a cluster: change its ConfigMap and Secrets there, with this administrator's kubeconfig, "
+        "instead of the file --config (default: --kubeconfig where --hub-context is given)",
+    )
+    parser.add_argument("--hub-context", metavar="NAME", help="the context in it")
+    parser.add_argument(
+        "--hub-namespace",
+        default="federation-system",
+        metavar="NAMESPACE",
+        help="the hub's namespace in that cluster (default: federation-system)",
+    )
+    add_client_arguments(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--wait",
+        type=duration(0, DAY),
+        default=WAIT,
+        metavar="DURATION",
+        help="how long to wait for the hub (default: 5m)",
+    )
+
+
+def _run_add(args: argparse.Namespace) -> int:
+    from federation.cli.registration_add import add_cluster
+
+    say: Say = _to_stderr if args.dry_run else _to_stdout
+    undo = f"federation clusters remove {args.name}"
+    return _guarded("add", undo, lambda journal: add_cluster(args, say, journal))
+
+
+def _run_remove(args: argparse.Namespace) -> int:
+    from federation.cli.registration_remove import remove_cluster
+
+    return _guarded("remove", "", lambda journal: remove_cluster(args, _to_stdout, journal))
+
+
+@dataclass
+class Journal:
+    """What was done so far, for the case that it ends there."""
+
+    done: list[str] = field(default_factory=list)
+
+    def add(self, what: str) -> None:
+        """One more thing that was done."""
+        self.done.append(what)
+
+
+def _guarded(verb: str, undo: str, body: Callable[[Journal], Coroutine[Any, Any, int]]) -> int:
+    """Run it; where it fails or is interrupted, say what was done by then and how to go on or undo it."""
+    from federation.core.errors import ConfigurationError, FederationError
+
+    journal = Journal()
+    try:
+        return asyncio.run(body(journal))
+    except FederationError as error:
+        print(f"federation clusters {verb}: {_printable(error.diagnostics())}", file=sys.stderr)
+        code = EXIT_USAGE if isinstance(error, ConfigurationError) else 1
+    except KeyboardInterrupt:
+        print(f"federation clusters {verb}: interrupted", file=sys.stderr)
+        code = 130
+    if not journal.done:
+        print("nothing was done", file=sys.stderr)
+        return code
+    print("done by then:", *(f"  {_printable(line)}" for line in journal.done), sep="\n", file=sys.stderr)
+    print(f"to go on: the same command again{f'; to undo: {undo}' if undo else ''}", file=sys.stderr)
+    return code
+
+
+def _printable(text: str) -> str:
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in text.split("\n"))
+
+
+def _to_stdout(text: str) -> None:
+    print(_printable(text), flush=True)
+
+
+def _to_stderr(text: str) -> None:
+    print(_printable(text), file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class RunningHub:
+    """The running hub, and where its configuration is."""
+
+    places: Places
+    text: str
+    config: HubConfig
+    client: StatusClient
+    identity: HubIdentity
+
+
+@asynccontextmanager
+async def opened_hub(args: argparse.Namespace) -> AsyncIterator[RunningHub]:
+    """The hub as it runs and is configured. Raises FederationError where the two do not belong together."""
+    from dataclasses import replace
+
+    from federation.cli.registration_places import Files, Objects
+    from federation.core.config.load import parse_config
+    from federation.core.errors import FederationError
+    from federation.core.identity import HubIdentity, check_id
+    from federation.status.model import FederationStatus
+
+    async with AsyncExitStack() as stack:
+        places: Places
+        if args.hub_kubeconfig is None and args.hub_context is None:
+            places = Files(args.config, args.name)
+        else:
+            file = args.hub_kubeconfig or args.kubeconfig
+            session, _ = await administrator(stack, file, args.hub_context, name="hub")
+            places = Objects(session, namespace=args.hub_namespace, cluster=args.name)
+        text = await places.read()
+        config = parse_config(text, file=places.label)
+        client = _client(args, config, isinstance(places, Files))
+        status = await client.get("/api/v1/status", FederationStatus)
+        _check_same(status, config, args.name, client.url, places.label)
+        leader = next((c for c in status.controllers if c.leader and c.hub), None)
+        if leader is None:
+            raise FederationError(
+                "no controller leads, so the hub's identity is not known",
+                where=client.url,
+                remedy="see `federation status`; run this again once one leads",
+            )
+        identity = replace(HubIdentity(check_id(leader.hub)), adopts=config.controller.adopt_hubs)
+        yield RunningHub(places, text, config, client, identity)
+
+
+def _client(args: argparse.Namespace, config: HubConfig, here: bool) -> StatusClient:
+    """The client of the options, or where there are none, of the hub that is configured on this machine."""
+    from federation.status.client import StatusClient
+
+    status = config.status
+    given = args.url or os.environ.get("FEDERATION_URL")
+    if not here or given or status.certificate_file is not None:
+        return StatusClient.from_arguments(args)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(status.listen.host, status.listen.host)  # noqa: S104
+    token = args.token_file or os.environ.get("FEDERATION_TOKEN_FILE") or status.read_token_file
+    shown = f"[{host}]" if ":" in host else host
+    return StatusClient(f"http://{shown}:{status.listen.port}", Path(token) if token else None)
+
+
+def _check_same(status: FederationStatus, config: HubConfig, name: str, url: str, label: str) -> None:
+    """Raise where the hub that answers is not the one with this configuration: its clusters are others."""
+    from federation.core.errors import FederationError
+
+    if status.config_problems:
+        raise FederationError(
+            f"the hub refuses its newest configuration: {status.config_problems[0]}",
+            where=label,
+            remedy="correct it first; `federation clusters list` shows every mistake",
+        )
+    runs = {view.name for view in status.clusters}
+    wanted = {str(cluster.name) for cluster in config.clusters}
+    if status.trust_domain != str(config.trust_domain) or (runs ^ wanted) - {name}:
+        other = ", ".join(sorted((runs ^ wanted) - {name})) or status.trust_domain
+        raise FederationError(
+            f"the hub at {url} is another than the one that {label} configures: they differ in {other}",
+            remedy="name that hub with --url, or its configuration with --config; wait where it was just edited",
+        )
+
+
+async def administrator(
+    stack: AsyncExitStack, file: Path | None, context: str | None, *, name: str
+) -> tuple[ClusterSession, LoadedCredentials]:
+    """A session with a person's kubeconfig, exec plugin included: the person named the file, as for kubectl."""
+    from federation.cli.pinning import read_bounded
+    from federation.core.config.clusters import ClusterTimeouts, Credentials
+    from federation.core.identity import ClusterName
+    from federation.kubernetes.credentials import load_credentials
+    from federation.kubernetes.kubeconfig import MAX_KUBECONFIG_BYTES, exec_command
+    from federation.kubernetes.session import ClusterSession
+    from federation.runtime.clock import SystemClock
+
+    path = file or _default_kubeconfig()
+    text = await asyncio.to_thread(read_bounded, path, MAX_KUBECONFIG_BYTES)
+    command = exec_command(text, file=str(path), context=context)
+    credentials = Credentials(kubeconfig=path, context=context, allowed_exec=(command,) if command else ())
+    clock, cluster = SystemClock(), ClusterName(name)
+    loaded = await load_credentials(credentials, cluster=cluster, clock=clock)
+    session = ClusterSession(
+        loaded, cluster=cluster, timeouts=ClusterTimeouts(request=REQUEST), clock=clock, connections=4
+    )
+    await stack.enter_async_context(session)
+    return session, loaded
+
+
+def _default_kubeconfig() -> Path:
+    from federation.core.errors import FederationError
+
+    named = [path for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
+    if len(named) > 1:
+        raise FederationError(
+            "KUBECONFIG names several files, and this reads one",
+            remedy="name it with --kubeconfig",
+        )
+    return Path(named[0]) if named else Path.home() / ".kube" / "config"
+
+
+def agreed(question: str) -> bool:
+    """Ask a person; False where they do not say yes, or where there is no terminal to ask at."""
+    if not sys.stdin.isatty():
+        print("there is no terminal to ask at: it needs --yes", file=sys.stderr)
+        return False
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

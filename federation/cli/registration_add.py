@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from federation.cli.pinning import read_bounded
 from federation.cli.registration import (
     DAY,
     LOOK_EVERY,
@@ -38,6 +39,7 @@ from federation.core.errors import ClusterUnauthorized, FederationError, Invalid
 from federation.core.identity import ClusterName
 from federation.core.istio.settings import settings_files, settings_of
 from federation.kubernetes.credentials import LoadedCredentials
+from federation.kubernetes.kubeconfig import MAX_KUBECONFIG_BYTES, parse_kubeconfig
 from federation.kubernetes.role_kubeconfig import (
     Connection,
     entry_with_token,
@@ -50,7 +52,7 @@ from federation.status.client import StatusClient, StatusUnavailable
 from federation.status.model import FederationStatus
 
 OPEN_POLICY: Final = (
-    "without --allow callers of this cluster may have every identity that is not reserved, those of others included"
+    "without --allow callers there may have every identity that is not reserved, those of other clusters too"
 )
 
 
@@ -130,6 +132,7 @@ class _Adding:
         registered = hub.config.cluster(ClusterName(args.name))
         if registered is not None:
             self._check_registered(registered)
+        await asyncio.to_thread(self._check_others)
         entry = NewCluster(
             name=args.name,
             cluster_id=args.cluster_id or args.name,
@@ -184,6 +187,29 @@ class _Adding:
                 where=places.label,
                 remedy="edit the entry: the running hub takes it up",
             )
+
+    def _check_others(self) -> None:
+        """Raise where another entry leads to the same API server, as far as its kubeconfig can be read here."""
+        for cluster in self._hub.config.clusters:
+            path = cluster.controller.kubeconfig
+            if str(cluster.name) == self._args.name or path is None or not path.is_file():
+                continue
+            try:
+                text = read_bounded(path, MAX_KUBECONFIG_BYTES)
+                entry = parse_kubeconfig(
+                    text,
+                    file=str(path),
+                    context=cluster.controller.context,
+                    allowed_exec=cluster.controller.allowed_exec,
+                )
+            except FederationError:
+                continue  # the hub reports it
+            if entry.server in {self._connection.server, self._own_way.server}:
+                raise FederationError(
+                    f"{entry.server} is registered already, as {cluster.name}",
+                    where=self._hub.places.label,
+                    remedy="name another cluster with --kubeconfig and --context",
+                )
 
     async def _is_usable(self, role: str) -> bool:
         """Whether the credential that is there does: made by this command, for that server, young, and accepted."""

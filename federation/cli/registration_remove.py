@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Final
 
 from federation.cli.registration import (
     LOOK_EVERY,
@@ -31,6 +33,9 @@ from federation.kubernetes.role_kubeconfig import read_role_kubeconfig
 from federation.status.client import StatusClient, StatusUnavailable
 from federation.status.model import FederationStatus
 from federation.status.snapshot import instant_text
+
+REPORTED_WITHIN: Final = 30.0
+"""Seconds in which a leader reports until when certificates of a cluster live that was just removed."""
 
 
 @dataclass(frozen=True)
@@ -147,23 +152,31 @@ async def _delete(
 
 
 async def _say_what_remains(args: argparse.Namespace, client: StatusClient, say: Say) -> None:
-
-    try:
-        status = await client.get("/api/v1/status", FederationStatus)
-        until = next((r.until for r in status.removed_clusters if r.cluster == args.name), None)
-    except StatusUnavailable:
-        until = 0.0
-    if until is None:
-        leaves = "no certificate that its workloads got lives any more"
-    elif until:
+    until = await _certificates_end(args.name, client, within=min(REPORTED_WITHIN, args.wait))
+    if until:
         leaves = f"certificates that its workloads have got are valid in the other clusters until {instant_text(until)}"
     else:
-        leaves = (
-            "until when certificates live that its workloads have got is not known: see `federation status`"
-        )
+        leaves = "the hub does not say until when certificates of its workloads live: see `federation status`"
     say(f"{args.name} is removed. What remains: {leaves}. None is renewed from now on.")
     if not args.lost:
         say(
             "In the cluster stay the bundle (ConfigMap in each namespace) and istiod's Secret, so that what runs there "
             "goes on; delete them where it is to trust the mesh no longer."
         )
+
+
+async def _certificates_end(name: str, client: StatusClient, *, within: float) -> float:
+    """When the last certificate of the cluster ends; 0 where the hub does not say so soon after the removal.
+
+    The leader counts them at its next look, so nothing is concluded from a report that does not name the cluster yet.
+    """
+    until = time.monotonic() + within
+    while True:
+        with contextlib.suppress(StatusUnavailable):
+            status = await client.get("/api/v1/status", FederationStatus)
+            for removed in status.removed_clusters:
+                if removed.cluster == name:
+                    return removed.until
+        if time.monotonic() >= until:
+            return 0.0
+        await asyncio.sleep(LOOK_EVERY)

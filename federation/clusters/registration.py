@@ -187,6 +187,8 @@ class Registrar:
             answer = await self._session.get(object_path(item))
         except ClusterNotFound:
             return None
+        except ClusterForbidden as error:
+            raise ClusterForbidden(error.what, where=error.where, remedy=NOT_ENOUGH) from error
         return _decoded(answer, describe(item))
 
     async def _dry_run(self, item: Object) -> Object | None:

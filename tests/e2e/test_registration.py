@@ -1,0 +1,85 @@
+"""``federation clusters add`` and ``remove`` on a running hub: from an administrator's kubeconfig to the matrix."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from federation.core.config.load import parse_config
+from federation.core.identity import ANNOTATION
+from federation.runtime.clock import SystemClock
+from federation_sandbox.box import Box, DevelopmentCa
+from federation_sandbox.demo import sandbox_members
+from tests.cli.running import federation
+
+COMMENT = "\n# a comment of the operator's, which stays\n"
+
+
+async def test_a_cluster_is_registered_by_one_command_and_removed_by_another(tmp_path: Path) -> None:
+    clock = SystemClock()
+    async with sandbox_members(tmp_path, ("east", "west"), clock=clock) as members:
+        ca = DevelopmentCa.create(tmp_path / "ca", name="first", clock=clock)
+        box = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=1.0)
+        await box.register(["east"])
+        before = box.config_file.read_text("utf-8") + COMMENT
+        box.config_file.write_text(before, "utf-8")
+        await box.start_hub()
+        try:
+            await box.wait_ready()
+            await added_and_removed(box, before)
+        finally:
+            await box.stop_hub()
+
+
+async def added_and_removed(box: Box, before: str) -> None:
+    west = box.members["west"].sandbox
+    assert west is not None
+    objects = {kind: len(west.objects(kind)) for kind in ("serviceaccounts", "clusterroles", "rolebindings")}
+    words = ("--config", str(box.config_file), "--kubeconfig", str(box.directory / "west-admin.kubeconfig"))
+
+    code, printed, said = await federation("clusters", "add", "west", *words, "--dry-run")
+    assert code == 0, said
+    assert "kind: ClusterRoleBinding" in printed
+    assert {kind: len(west.objects(kind)) for kind in objects} == objects
+    assert box.config_file.read_text("utf-8") == before
+
+    code, said, error = await federation("clusters", "add", "west", *words)
+    assert (code, "it needs --yes" in error) == (1, True), "nobody is there to ask"
+    code, said, error = await federation("clusters", "add", "west", *words, "--yes")
+    assert code == 0, said + error
+    await box.wait_proved()
+    for stage in ("configuration read", "connected", "namespaces provided", "pairs proved"):
+        assert f"{stage}: done" in said
+    text = box.config_file.read_text("utf-8")
+    assert text.startswith(before)
+    cluster = parse_config(text, file=str(box.config_file)).clusters[1]
+    for role, credentials in (("signer", cluster.signer), ("controller", cluster.controller)):
+        file = credentials.kubeconfig
+        assert file == box.directory / "kubeconfigs" / f"west-{role}"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert "client-key" not in file.read_text("utf-8"), "nothing of the administrator's"
+    hub = (await box.get("/api/v1/status"))["controllers"][0]["hub"]
+    made = west.get("clusterroles", "", "federation-signer")
+    assert made is not None
+    assert made["metadata"]["annotations"][ANNOTATION] == hub
+
+    files = [p.read_bytes() for p in sorted((box.directory / "kubeconfigs").iterdir())]
+    versions = [o["metadata"]["resourceVersion"] for o in west.objects("clusterroles")]
+    code, said, error = await federation("clusters", "add", "west", *words, "--yes")
+    assert code == 0, said + error
+    assert "nothing was changed" in said
+    assert box.config_file.read_text("utf-8") == text
+    assert [p.read_bytes() for p in sorted((box.directory / "kubeconfigs").iterdir())] == files
+    assert [o["metadata"]["resourceVersion"] for o in west.objects("clusterroles")] == versions
+
+    code, said, error = await federation("clusters", "remove", "west", *words, "--yes")
+    assert code == 0, said + error
+    assert box.config_file.read_text("utf-8") == before
+    assert not list((box.directory / "kubeconfigs").iterdir())
+    assert west.get("namespaces", "", "federation-system") is None
+    assert west.get("clusterrolebindings", "", "federation-controller") is None
+    assert west.get("namespaces", "", "istio-system") is not None
+    assert west.config_map("istio-system", "istio-ca-root-cert") is not None, "what runs there goes on"
+    assert "valid in the other clusters until" in said
+    code, said, error = await federation("clusters", "remove", "west", *words, "--yes")
+    assert (code, "nothing was changed" in said) == (0, True)

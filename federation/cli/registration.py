@@ -168,13 +168,15 @@ def _run_add(args: argparse.Namespace) -> int:
 
     say: Say = _to_stderr if args.dry_run else _to_stdout
     undo = f"federation clusters remove {args.name}"
-    return _guarded("add", undo, lambda journal: add_cluster(args, say, journal))
+    return _guarded("federation clusters add", undo, lambda journal: add_cluster(args, say, journal))
 
 
 def _run_remove(args: argparse.Namespace) -> int:
     from federation.cli.registration_remove import remove_cluster
 
-    return _guarded("remove", "", lambda journal: remove_cluster(args, _to_stdout, journal))
+    return _guarded(
+        "federation clusters remove", "", lambda journal: remove_cluster(args, _to_stdout, journal)
+    )
 
 
 @dataclass
@@ -196,10 +198,10 @@ def _guarded(verb: str, undo: str, body: Callable[[Journal], Coroutine[Any, Any,
     try:
         return asyncio.run(body(journal))
     except FederationError as error:
-        print(f"federation clusters {verb}: {_printable(error.diagnostics())}", file=sys.stderr)
+        print(f"{verb}: {_printable(error.diagnostics())}", file=sys.stderr)
         code = EXIT_USAGE if isinstance(error, ConfigurationError) else 1
     except KeyboardInterrupt:
-        print(f"federation clusters {verb}: interrupted", file=sys.stderr)
+        print(f"{verb}: interrupted", file=sys.stderr)
         code = 130
     if not journal.done:
         print("nothing was done", file=sys.stderr)
@@ -237,7 +239,7 @@ async def opened_hub(args: argparse.Namespace) -> AsyncIterator[RunningHub]:
     """The hub as it runs and is configured. Raises FederationError where the two do not belong together."""
     from dataclasses import replace
 
-    from federation.cli.registration_places import Files, Objects
+    from federation.cli.registration_places import HubFiles, HubObjects
     from federation.core.config.load import parse_config
     from federation.core.errors import FederationError
     from federation.core.identity import HubIdentity, check_id
@@ -246,14 +248,14 @@ async def opened_hub(args: argparse.Namespace) -> AsyncIterator[RunningHub]:
     async with AsyncExitStack() as stack:
         places: Places
         if args.hub_kubeconfig is None and args.hub_context is None:
-            places = Files(args.config, args.name)
+            places = HubFiles(args.config, args.name)
         else:
             file = args.hub_kubeconfig or args.kubeconfig
             session, _ = await administrator(stack, file, args.hub_context, name="hub")
-            places = Objects(session, namespace=args.hub_namespace, cluster=args.name)
+            places = HubObjects(session, namespace=args.hub_namespace, cluster=args.name)
         text = await places.read()
         config = parse_config(text, file=places.label)
-        client = _client(args, config, isinstance(places, Files))
+        client = _client(args, config, isinstance(places, HubFiles))
         status = await client.get("/api/v1/status", FederationStatus)
         _check_same(status, config, args.name, client.url, places.label)
         leader = next((c for c in status.controllers if c.leader and c.hub), None)

@@ -1,6 +1,6 @@
 """What ``federation clusters add`` does: everything planned and shown first, then done in an order that can go on.
 
-Objects come first, then credentials, then the configuration: the hub reads of a cluster once all that it needs is
+HubObjects come first, then credentials, then the configuration: the hub reads of a cluster once all that it needs is
 there. A run that ended between two of these left nothing that the hub would stumble over.
 """
 
@@ -41,7 +41,7 @@ from federation.core.istio.settings import settings_files, settings_of
 from federation.kubernetes.credentials import LoadedCredentials
 from federation.kubernetes.kubeconfig import MAX_KUBECONFIG_BYTES, parse_kubeconfig
 from federation.kubernetes.role_kubeconfig import (
-    Connection,
+    ServerConnection,
     entry_with_token,
     read_role_kubeconfig,
     role_kubeconfig,
@@ -120,10 +120,10 @@ class _Adding:
         self._args = args
         self._hub = hub
         self._registrar = registrar
-        self._own_way = Connection(
+        self._own_way = ServerConnection(
             loaded.server, loaded.authority, loaded.tls_server_name or "", loaded.proxy_url or ""
         )
-        self._connection = Connection.of(loaded, server=args.server)
+        self._connection = ServerConnection.of(loaded, server=args.server)
         self._say = say
 
     async def plan(self) -> _Wanted:

@@ -75,7 +75,7 @@ class Places(Protocol):
         ...
 
 
-class Files:
+class HubFiles:
     """``clusters.toml`` on this machine, and the directory ``kubeconfigs`` beside it."""
 
     def __init__(self, config: Path, cluster: str) -> None:
@@ -179,7 +179,7 @@ class _WithData(msgspec.Struct):
     data: dict[str, str] | None = None
 
 
-class Objects:
+class HubObjects:
     """The ConfigMap and the two Secrets of a hub that runs in a cluster; ``session`` is an administrator's there."""
 
     def __init__(self, session: ClusterSession, *, namespace: str, cluster: str) -> None:
@@ -209,7 +209,7 @@ class Objects:
         return text
 
     async def replace(self, text: str) -> None:
-        """By its resourceVersion: a change by anybody else in between is a FileChanged."""
+        """By its resourceVersion: a change by anyone else in between is a FileChanged."""
         try:
             answer = await self._patch("configmaps", CONFIG_MAP, {KEY: text}, self._version)
         except ClusterConflict as error:
@@ -236,7 +236,7 @@ class Objects:
         try:
             return base64.b64decode(encoded, validate=True) if encoded is not None else None
         except binascii.Error:
-            return b""  # somebody else's
+            return b""  # someone else's
 
     async def put_credential(self, role: str, content: bytes) -> None:
         """One key of the role's Secret; the Secret is created where it is not there."""

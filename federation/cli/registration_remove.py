@@ -1,6 +1,6 @@
 """What ``federation clusters remove`` does: the hub lets go of the cluster first, then what ``add`` made there goes.
 
-Objects are deleted by the hub's mark alone, each only if it still is the one that was found.
+HubObjects are deleted by the hub's mark alone, each only if it still is the one that was found.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Everything is asked before anything is written: each object is applied as a dry run first, by which the API server says
 what the administrator may not do (RBAC's escalation check included) and which other field manager holds a field. An
-object that is there already and bears no mark is used and not marked: it was made by somebody else, who keeps it.
+object that is there already and bears no mark is used and not marked: it was made by someone else, who keeps it.
 """
 
 from __future__ import annotations
@@ -78,19 +78,19 @@ class PlannedObject:
 
     def __str__(self) -> str:
         there = {"create": "create", "change": "change", "unchanged": "there"}[self.state]
-        whose = "" if self.own or self.state == "create" else "  (made by somebody else; `remove` leaves it)"
+        whose = "" if self.own or self.state == "create" else "  (made by someone else; `remove` leaves it)"
         return f"{there:<8}{describe(self.item)}{whose}"
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class IssuedToken:
     """A token and when it ends, as the API server says. The token does not show in its repr."""
 
     text: str
     expires: datetime
 
     def __repr__(self) -> str:
-        return f"Token(expires={self.expires})"
+        return f"IssuedToken(expires={self.expires})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +255,13 @@ class Registrar:
         return _decoded(answer, describe(item))
 
     async def apply(self, planned: Iterable[PlannedObject], done: Callable[[str], None]) -> None:
-        """Apply what is not there as planned; ``done`` is told of each. Raises ClusterErrors."""
+        """Apply what is not there as planned; ``done`` gets a line for each. Raises ClusterErrors."""
         for each in planned:
             if each.state != "unchanged":
                 await self._apply(each.item)
                 done(f"{describe(each.item)} in {self._cluster}")
 
-    async def issue(self, account: str, *, seconds: float) -> Token:
+    async def issue(self, account: str, *, seconds: float) -> IssuedToken:
         """A token of one of the hub's accounts for the API server itself (TokenRequest). Raises ClusterErrors."""
         request = {
             "apiVersion": "authentication.k8s.io/v1",
@@ -278,7 +278,7 @@ class Registrar:
             status = msgspec.json.decode(answer, type=_TokenRequest).status
         except (msgspec.MsgspecError, UnicodeError):
             raise ClusterGarbage(f"what is given for {account} is no token", where=self._cluster) from None
-        return Token(status.token, status.expires)
+        return IssuedToken(status.token, status.expires)
 
     async def own_objects(self) -> list[MarkedObject]:
         """Everything with this hub's mark for this name, in an order in which it can be deleted.
@@ -330,7 +330,7 @@ class Registrar:
             "serviceaccounts": SYSTEM_ACCOUNTS,
         }
         left = []
-        for path in HELD_KINDS:
+        for path in LOOKED_FOR:
             plural = path.rpartition("/")[2]
             base, _, _ = path.rpartition("/")
             try:
@@ -354,7 +354,7 @@ NOT_ENOUGH: Final = (
 )
 SYSTEM_CONFIG_MAPS: Final = frozenset({"kube-root-ca.crt", "openshift-service-ca.crt"})
 SYSTEM_ACCOUNTS: Final = frozenset({"default", "builder", "deployer"})
-HELD_KINDS: Final = (
+LOOKED_FOR: Final = (
     *(f"/api/v1/{plural}" for plural in ("pods", "services", "configmaps", "secrets", "serviceaccounts")),
     "/api/v1/persistentvolumeclaims",
     *(f"/apis/apps/v1/{plural}" for plural in ("deployments", "statefulsets", "daemonsets")),

@@ -20,11 +20,11 @@ from federation.kubernetes.credentials import LoadedCredentials
 from federation.kubernetes.kubeconfig import ClusterInfo, Entry, Material, parse_kubeconfig
 
 MADE: Final = b"# Made by `federation clusters add`, which makes it anew; do not edit.\n"
-"""The first line of what this module writes: a file without it is somebody else's, and is not replaced."""
+"""The first line of what this module writes: a file without it is someone else's, and is not replaced."""
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class ServerConnection:
     """How an API server is reached and verified; ``authority`` is PEM, None for the system's CAs."""
 
     server: str
@@ -33,7 +33,7 @@ class Connection:
     proxy_url: str = ""
 
     @classmethod
-    def of(cls, loaded: LoadedCredentials, *, server: str = "") -> Connection:
+    def of(cls, loaded: LoadedCredentials, *, server: str = "") -> ServerConnection:
         """That of these credentials; ``server`` is the address by which the hub reaches it, where that is another.
 
         Raises InvalidValue for a proxy with a password, which is the administrator's own.
@@ -47,7 +47,7 @@ class Connection:
         return cls(server or loaded.server, loaded.authority, loaded.tls_server_name or "", proxy)
 
 
-def role_kubeconfig(connection: Connection, *, cluster: str, account: str, token: str) -> bytes:
+def role_kubeconfig(connection: ServerConnection, *, cluster: str, account: str, token: str) -> bytes:
     """The text of the kubeconfig, which holds the token."""
     named: dict[str, Any] = {"server": connection.server}
     if connection.authority is not None:
@@ -71,7 +71,7 @@ def role_kubeconfig(connection: Connection, *, cluster: str, account: str, token
 class FoundKubeconfig:
     """One of these as it was found again. The token does not show in its repr."""
 
-    connection: Connection
+    connection: ServerConnection
     token: str
     issued: datetime | None
     expires: datetime | None
@@ -96,7 +96,7 @@ def read_role_kubeconfig(text: bytes, *, file: str) -> FoundKubeconfig | None:
         return None
     if not entry.token:
         return None
-    connection = Connection(entry.server, entry.authority.data, entry.tls_server_name, entry.proxy_url)
+    connection = ServerConnection(entry.server, entry.authority.data, entry.tls_server_name, entry.proxy_url)
     issued, expires = token_life(entry.token)
     return FoundKubeconfig(connection, entry.token, issued, expires)
 
@@ -116,7 +116,7 @@ def _instant(value: object) -> datetime | None:
     return datetime.fromtimestamp(value, UTC)
 
 
-def entry_with_token(connection: Connection, token: str) -> Entry:
+def entry_with_token(connection: ServerConnection, token: str) -> Entry:
     """What a kubeconfig with that token comes to, for a request with it by that connection."""
     return replace(
         Entry(

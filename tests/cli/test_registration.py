@@ -139,7 +139,7 @@ async def test_a_failure_half_way_says_what_was_done_and_the_same_command_goes_o
     said = capsys.readouterr().err
     assert "done by then:\n  made Namespace istio-system in west" in said
     assert "to go on: the same command again; to undo: federation clusters remove west" in said
-    assert place.config.read_text() == before, "the hub is told last"
+    assert place.config.read_text() == before, "the configuration comes last"
     first = place.kubeconfigs
     assert set(first) == {"west-signer"}
     assert await place.add() == 0
@@ -158,12 +158,12 @@ async def test_a_failure_half_way_can_be_undone(place: Place) -> None:
     assert (place.made, place.kubeconfigs) == ([], {})
 
 
-async def test_what_somebody_else_made_is_used_and_never_taken_away(place: Place, capsys: Said) -> None:
+async def test_what_someone_else_made_is_used_and_never_taken_away(place: Place, capsys: Said) -> None:
     (account,) = [item for item in member_objects() if describe(item) == SIGNER]
     place.west.create_namespace("federation-system")
     place.west.create("serviceaccounts", account)
     assert await place.add() == 0
-    assert "made by somebody else" in capsys.readouterr().out
+    assert "made by someone else" in capsys.readouterr().out
     assert await place.remove() == 0
     assert place.made == ["Namespace federation-system", SIGNER]
 
@@ -278,7 +278,7 @@ async def test_a_hub_in_a_cluster_gets_it_by_its_config_map_and_its_secrets(plac
         hub.create("secrets", secret, namespace="hub-system")
         more = ("--hub-kubeconfig", str(place.directory / "hub-admin"), "--hub-namespace", "hub-system")
 
-        def held(role: str) -> dict[str, str]:
+        def kept_in(role: str) -> dict[str, str]:
             found = hub.get("secrets", "hub-system", f"federation-{role}-kubeconfigs")
             assert found is not None
             data: dict[str, str] = found.get("data") or {}
@@ -290,18 +290,18 @@ async def test_a_hub_in_a_cluster_gets_it_by_its_config_map_and_its_secrets(plac
         assert config["data"]["clusters.toml"].startswith(text)
         assert 'kubeconfig = "/etc/federation/signer-kubeconfigs/west"' in config["data"]["clusters.toml"]
         assert config["data"]["other"] == "x"
-        assert (held("signer")["east"], set(held("controller"))) == (theirs["east"], {"west"})
-        assert b"token" in base64.b64decode(held("signer")["west"])
+        assert (kept_in("signer")["east"], set(kept_in("controller"))) == (theirs["east"], {"west"})
+        assert b"token" in base64.b64decode(kept_in("signer")["west"])
         assert place.kubeconfigs == {}
         assert await place.remove(*more) == 0
         config = hub.config_map("hub-system", "federation-config")
         assert config is not None
         assert config["data"] == {"clusters.toml": text, "other": "x"}
-        assert (held("signer"), held("controller")) == (theirs, {})
+        assert (kept_in("signer"), kept_in("controller")) == (theirs, {})
 
 
 def test_the_stages_say_what_each_waits_for() -> None:
-    def last(**changes: object) -> Stage:
+    def last(**changes: dict[str, object]) -> Stage:
         world = World(["east", "west"], NOW.timestamp())
         for edit, fields in changes.items():
             getattr(world, edit)(*(["west"] if edit != "edit_signer" else ["signer-0"]), **fields)

@@ -44,7 +44,7 @@ async def added_and_removed(box: Box, before: str) -> None:
     assert box.config_file.read_text("utf-8") == before
 
     code, said, error = await federation("clusters", "add", "west", *words)
-    assert (code, "it needs --yes" in error) == (1, True), "nobody is there to ask"
+    assert (code, "it needs --yes" in error) == (1, True), "there is no terminal"
     code, said, error = await federation("clusters", "add", "west", *words, "--yes")
     assert code == 0, said + error
     await box.wait_proved()

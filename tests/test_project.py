@@ -59,12 +59,13 @@ def test_the_wheel_names_the_licence_and_holds_it(tmp_path: Path) -> None:
         ("Dockerfile", r'image\.version="([^"]+)"'),
         ("manifests/hub/controller.yaml", r"image: federation-hub:(\S+)"),
         ("manifests/hub/signer.yaml", r"image: federation-hub:(\S+)"),
+        ("charts/federation-hub/Chart.yaml", r"ersion: (\d\S+)$"),
         ("manifests/README.md", r"federation-hub:(\S+) \."),
         ("manifests/README.md", r"newTag: (\S+)"),
     ],
 )
 def test_the_version_of_pyproject_is_the_only_one(file: str, pattern: str) -> None:
-    assert set(re.findall(pattern, (ROOT / file).read_text("utf-8"))) == {PROJECT["version"]}
+    assert set(re.findall(pattern, (ROOT / file).read_text("utf-8"), re.MULTILINE)) == {PROJECT["version"]}
 
 
 def test_the_change_log_begins_with_this_version_and_says_what_each_reads() -> None:
@@ -215,6 +216,7 @@ def test_no_former_word_is_in_code_tests_texts_or_docs() -> None:
         *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "manifests").rglob("*"),
+        *(ROOT / "charts").rglob("*"),
         ROOT / "clusters.example.toml",
         *(path for suffix in ("py", "md") for path in (ROOT / "tests").rglob(f"*.{suffix}")),
     ]

@@ -43,7 +43,7 @@ from federation.core.documents.encoding import decode
 from federation.core.documents.keys import CONTROLLERS, StateDamaged
 from federation.core.documents.trust import Dismissal, Proposal
 from federation.core.errors import FederationError, StateUnavailable
-from federation.core.identity import HubIdentity
+from federation.core.identity import ClusterName, HubIdentity
 from federation.core.rotation.effects import signing_directives
 from federation.core.rotation.record import RotationRecord
 from federation.core.rotation.world import ClusterFacts
@@ -60,7 +60,8 @@ PROOF_TICK: Final = 0.1
 LOOK_BACK: Final = 600.0  # seconds: while a fight over an object is remembered
 PROPOSALS_EVERY: Final = 0.5  # seconds between checks whether something was found
 ROTATION_EVERY: Final = 1.0  # seconds between two evaluations of the gates
-FIRST_POLL: Final = 0.2  # seconds between checks whether a new cluster was read
+FIRST_POLL: Final = 0.2  # seconds between checks whether there is a new cluster
+UNREAD_POLL: Final = 0.05  # seconds between checks whether a new cluster was read
 PROOF_SPACING: Final = 1.0
 """Seconds at least between proofs that a change caused; a fan-out changes something all the time."""
 
@@ -110,6 +111,7 @@ class Leader:
         self._reader = ContentReader()
         self._budgets = Budgets(clock)
         self._turns = Turns(config.current.controller.publication.max_concurrent)
+        self._seen_first: set[ClusterName] = set()
         self._proof_due = True
         self._applied: HubConfig | None = None
         self.trust = TrustState()
@@ -214,10 +216,17 @@ class Leader:
         """A moment, less where a cluster was read for the first time: until that is recorded it gets nothing."""
         due = self._clock.monotonic() + ROTATION_EVERY
         while True:
-            await self._clock.sleep(FIRST_POLL)
-            met = self.rotation.rotation_store.met
-            read = (str(name) for name, member in self._members.current.items() if member.is_read)
-            if self._clock.monotonic() >= due or (met is not None and any(name not in met for name in read)):
+            met = frozenset(self.rotation.rotation_store.met or ())
+            unread = [
+                (name, member) for name, member in self._members.current.items() if str(name) not in met
+            ]
+            await self._clock.sleep(UNREAD_POLL if unread else FIRST_POLL)
+            if self._clock.monotonic() >= due:
+                self._seen_first.clear()  # what could not be recorded is tried again
+                return
+            first = {name for name, member in unread if member.is_read} - self._seen_first
+            if first:
+                self._seen_first |= first
                 return
 
     def _see(self) -> Seen:
@@ -298,9 +307,9 @@ class Leader:
             began = self._clock.monotonic()
             self._proof_due = False
             await self._prove()
-            await self._prove_listener()
-            self._changed()
             spacing = max(PROOF_SPACING, 3 * (self._clock.monotonic() - began))
+            await self._prove_listener()  # which mostly waits: for signers that are not there yet at a start
+            self._changed()
             interval = max(self._config.current.controller.proof.interval, PROOF_TICK)
             while not self._is_proof_due(self._clock.monotonic() - began, spacing, interval):
                 await self._clock.sleep(PROOF_TICK)

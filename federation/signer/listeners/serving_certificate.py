@@ -37,6 +37,10 @@ _logger = logging.getLogger(__name__)
 
 RENEW_AT: Final = 2 / 3  # of its life, as istio-csr does
 POLL: Final = 1.0  # seconds between checks whether it is due
+RETRY: Final = 0.2  # seconds after an attempt at the first one failed
+MISSING: Final = 0.02
+"""Seconds between checks whether there is by now what the first one needs: a generation, directives, an authority.
+Nothing is asked for and nothing is read by such a check."""
 ITSELF: Final = (
     ""  # the directives for no cluster in particular, and the newest generation, hold for the hub itself
 )
@@ -171,7 +175,12 @@ class RunningListener:
         """Renew the certificate when it is due, and listen from the first one on, until cancelled."""
         while True:
             await self._look()
-            await self._clock.sleep(POLL if self.address is not None else POLL / 5)
+            await self._clock.sleep(self._pause())
+
+    def _pause(self) -> float:
+        if self.address is not None:
+            return POLL
+        return MISSING if isinstance(self.serving.problem, NotReady) else RETRY
 
     async def close(self, drain: float) -> None:
         """Stop listening; calls under way have ``drain`` seconds to end."""

@@ -22,6 +22,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -509,7 +510,10 @@ async def soaking(directory: Path, plan: Plan, say: Callable[[str], None]) -> As
 
 
 async def run(report: Report, directory: Path, plan: Plan, say: Callable[[str], None]) -> list[str]:
-    """The whole of it; the tables."""
+    """The whole of it; the tables. SIGTERM ends it early, and the processes that it started with it."""
+    running = asyncio.current_task()
+    assert running is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     async with soaking(directory, plan, say) as soak:
         say(
             f"{plan.clusters} clusters x {plan.namespaces} namespaces x {plan.pods} pods, {plan.rate:g} certificates/s "

@@ -120,8 +120,9 @@ def verify_generation(
 
 POLL: Final = 0.5  # seconds: a rotation waits for the slowest signer
 SOONEST: Final = 0.05
-"""Seconds between two polls right after a start or a change. One follows from another then: a generation, who is served,
-the next step. Each poll waits a quarter of the time since the last change, until that is :data:`POLL`."""
+"""Seconds between two polls right after a start or a change. One follows from another then: a generation, who is
+served, the next step. Each poll waits a quarter of the time since the last change, until that is :data:`POLL`."""
+
 READ_TIMEOUT: Final = 5.0
 
 
@@ -533,7 +534,8 @@ class TrustPoller:
     """Reads from the state store what is in force, again and again, and gives each request its context.
 
     It is the only reader of the directives, of the generations and of the pins that were. Both documents are read
-    every :data:`POLL` seconds, sooner after a change, and one that cannot be read keeps the other from nothing. Requests read memory alone.
+    every :data:`POLL` seconds, sooner after a change, and one that cannot be read keeps the other from nothing.
+    Requests read memory alone.
     """
 
     def __init__(

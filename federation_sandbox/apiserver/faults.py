@@ -96,12 +96,17 @@ class Silence:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """Running watches never show what changes until the fault is lifted, and go on as if they had: events are lost."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoBookmarks:
     """Watches send no bookmarks; the API only promises best effort."""
 
 
-Effect = Hang | Delay | Answer | Garbage | Cut | Gone | Silence | NoBookmarks
-E = TypeVar("E", Hang, Delay, Answer, Garbage, Cut, Gone, Silence, NoBookmarks)
+Effect = Hang | Delay | Answer | Garbage | Cut | Gone | Silence | Lost | NoBookmarks
+E = TypeVar("E", Hang, Delay, Answer, Garbage, Cut, Gone, Silence, Lost, NoBookmarks)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

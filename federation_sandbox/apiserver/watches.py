@@ -11,7 +11,7 @@ import random
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
-from federation_sandbox.apiserver.faults import Faults, Gone, NoBookmarks, Silence
+from federation_sandbox.apiserver.faults import Faults, Gone, Lost, NoBookmarks, Silence
 from federation_sandbox.apiserver.lists import Selection
 from federation_sandbox.apiserver.requests import RequestInfo, View, is_true
 from federation_sandbox.apiserver.status import ApiError, bad_request, expired, invalid
@@ -141,6 +141,9 @@ class Watch:
             if self._faults.find(Silence, self._info) is not None:
                 continue
             lines = [line for event in subscription.take() if (line := self._event(event))]
+            if lines and (lost := self._faults.find(Lost, self._info)) is not None:
+                lost[0].strike()
+                lines = []
             if self._options.bookmarks and loop.time() >= bookmark_at > now:
                 bookmark_at = min(
                     loop.time() + BOOKMARK_INTERVAL, max(end - BOOKMARK_BEFORE_END, loop.time())

@@ -20,6 +20,7 @@ from federation_sandbox.apiserver.faults import (
     Garbage,
     Gone,
     Hang,
+    Lost,
     NoBookmarks,
     Silence,
 )
@@ -177,6 +178,17 @@ async def test_a_silent_watch_loses_nothing(cluster: SandboxCluster, api: Api) -
             with pytest.raises(TimeoutError):
                 await watch.next(timeout=0.2)
         assert (await watch.next())[1]["metadata"]["name"] == "late"
+
+
+async def test_lost_events_never_come(cluster: SandboxCluster, api: Api) -> None:
+    async with api.watch(MAPS, resourceVersion=cluster.store.revision) as watch:
+        fault = cluster.faults.inject(Lost(), verb="watch", times=1)
+        cluster.create("configmaps", config_map("lost"), namespace="default")
+        with pytest.raises(TimeoutError):
+            await watch.next(timeout=0.2)
+        assert fault.hits == 1
+        cluster.create("configmaps", config_map("seen"), namespace="default")
+        assert (await watch.next())[1]["metadata"]["name"] == "seen"
 
 
 async def test_bookmarks_can_be_dropped(cluster: SandboxCluster, api: Api) -> None:

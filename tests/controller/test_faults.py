@@ -14,7 +14,7 @@ from federation.controller.proof.matrix import prove
 from federation.controller.proof.probe import Probe
 from federation.core.documents.controller import ControllerReport, Matrix
 from federation.core.identity import ClusterName
-from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Effect, Garbage, Gone, Hang, Silence
+from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Effect, Garbage, Gone, Hang, Lost, Silence
 from tests.controller.world import KEY, NAME, World, eventually, in_force, open_world, root
 from tests.support.patience import UNDELAYED
 
@@ -29,6 +29,12 @@ def quick(world: World, name: str = "west") -> None:
 
 def state(report: ControllerReport, name: str = "west") -> tuple[str, str]:
     return report.clusters[name].state, report.clusters[name].reason
+
+
+def everywhere(report: ControllerReport, name: str) -> int:
+    """How many namespaces there hold the bundle, where all do."""
+    publication = report.clusters[name].publication
+    return publication.current if publication.current == publication.selected else 0
 
 
 async def east_still_works(world: World) -> None:
@@ -143,6 +149,22 @@ async def test_what_a_silent_watch_kept_back_is_found_by_the_next_resync(two: Wo
             west.delete("configmaps", "default", NAME)
             await eventually(lambda: two.observed("west", "default") is not None)
         assert two.observed("west", "default") == two.observed("east", "default")
+
+
+async def test_a_lost_event_is_made_up_for_where_a_write_is_not_confirmed(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next resync, which would find it, is ten minutes away."""
+    monkeypatch.setattr("federation.controller.publication.publisher.CONFIRM", 1.0)
+    east = one.clusters["east"]
+    async with one.controller():
+        await one.until(lambda r: everywhere(r, "east") == 4)
+        lists = east.requests.count(verb="list", resource="configmaps")
+        lost = east.faults.inject(Lost(), verb="watch", resource="configmaps", times=1)
+        east.create_namespace("new")
+        await eventually(lambda: lost.hits == 1 and one.observed("east", "new") is not None)
+        await one.until(lambda r: everywhere(r, "east") == 5)
+        assert east.requests.count(verb="list", resource="configmaps") == lists + 1
 
 
 async def test_a_storm_of_410_loses_nothing(two: World) -> None:

@@ -154,7 +154,10 @@ class Contention:
 
 TICK: Final = 0.25
 CONFIRM: Final = 10.0
-"""Seconds within which the watch should show a write; then it is checked again."""
+"""Seconds within which the watch should show a write; then it is made again, and all is listed anew."""
+
+RELIST_SPACING: Final = 60.0
+"""Seconds at least between two lists for that reason: events that are only late must not cause more work."""
 
 PATIENCE: Final = 5.0
 """Seconds after which a namespace that refuses the bundle is tried again, where few do."""
@@ -301,6 +304,8 @@ class Publisher:
         self._retries: dict[str, Backoff] = {}
         self._to_restore: set[str] = set()
         self._unanswered: set[str] = set()  # where the last write failed for a reason of the whole cluster
+        self._unconfirmed: dict[str, Target] = {}  # what was written there, and not shown by the watch since
+        self._relist_at = float("-inf")
         self._again_at = 0.0
         self._refusing: deque[str] = deque()
         self.contention: Final = Contention()
@@ -316,11 +321,13 @@ class Publisher:
         if target != self._target:
             self._target = target
             self._retries.clear()
+            self._unconfirmed.clear()
             self.tally.retry_failed()
             self.notice_all()
 
     def notice(self, namespace: str, old: ObservedConfigMap | None, new: ObservedConfigMap | None) -> None:
         """The watch shows a change of that namespace or of what it holds."""
+        self._unconfirmed.pop(namespace, None)
         now = self._clock.monotonic()
         target = self._target
         if new is not None and not self._joins() and not (target is not None and target.is_met_by(new)):
@@ -421,7 +428,22 @@ class Publisher:
         if self._resume_at > self._clock.monotonic():
             self._enqueue(namespace)
         elif self._is_wanted(namespace, target):
+            if self._unconfirmed.get(namespace) is target:
+                self._doubt_watch(namespace)
             await self._write(namespace, target)
+
+    def _doubt_watch(self, namespace: str) -> None:
+        """A write was answered, and its event did not come: it may be lost, as others may. List again."""
+        now = self._clock.monotonic()
+        if now < self._relist_at:
+            return
+        self._relist_at = now + RELIST_SPACING
+        _logger.warning(
+            "the watch does not show what was written %g s ago: listing again",
+            CONFIRM,
+            extra=self._where | {"namespace": namespace},
+        )
+        self._watch.renew()
 
     def _is_wanted(self, namespace: str, target: Target) -> bool:
         """Whether to write there now, by what the watch shows."""
@@ -473,6 +495,7 @@ class Publisher:
         if self.tally.accepted(namespace):
             for other in self.tally.forbidden:
                 self._enqueue(other)
+        self._unconfirmed[namespace] = target
         self._postpone(namespace, CONFIRM)
 
     async def _claim(self, path: str, target: Target) -> None:
@@ -549,6 +572,7 @@ class Publisher:
         and no answer would ever show that the cluster is well again.
         """
         self._retries.pop(namespace, None)
+        self._unconfirmed.pop(namespace, None)
         self._to_restore.discard(namespace)
         self.tally.accepted(namespace)
         if namespace in self._unanswered:

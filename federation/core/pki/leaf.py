@@ -203,9 +203,19 @@ def leaf_validity(
     ``issuers``: every certificate above the leaf, the root included. Raises NotReady where an issuer is not
     valid yet or ends within a minute, and InvalidValue where ``longest`` or ``default`` is not positive.
     """
+    return _validity_from(now.replace(microsecond=0), requested, longest, tuple(issuers), default)
+
+
+@lru_cache(maxsize=256)  # within a second most leaves are asked for alike
+def _validity_from(
+    now: datetime,
+    requested: timedelta | int | None,
+    longest: timedelta,
+    issuers: tuple[Certificate, ...],
+    default: timedelta,
+) -> Validity:
     if longest <= _NOTHING or default <= _NOTHING:
         raise InvalidValue("the longest and the default lifetime of a leaf must be positive")
-    now = now.replace(microsecond=0)
     not_after = now + _lifetime(requested, longest, default)
     for issuer in issuers:
         if issuer.not_before > now:

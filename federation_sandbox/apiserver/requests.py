@@ -7,8 +7,8 @@ Label and field selectors are predicates over objects. Source: "Labels and Selec
 Kubernetes documentation.
 
 Negotiation chooses the representation of an object, and says which content types a body may have. Source: "Kubernetes
-API Concepts", sections on alternate representations and on metadata-only fetches. JSON is all this server speaks, so
-a client that offers protobuf first gets its next choice.
+API Concepts", sections on alternate representations and on metadata-only fetches. JSON is all this server writes, so
+a client that offers protobuf first gets its next choice; it reads a TokenReview in protobuf as well.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from federation_sandbox.apiserver.protobuf import PROTOBUF, read_token_review
 from federation_sandbox.apiserver.resources import Resource
 from federation_sandbox.apiserver.status import ApiError, bad_request, not_acceptable, unsupported_media_type
 from federation_sandbox.apiserver.store import decode, labels
@@ -255,6 +256,8 @@ def read_json(raw: bytes, what: str) -> Any:
 
 def read_object(raw: bytes, content_type: str, what: str) -> Any:
     """The body of a POST or PUT. Raises ApiError 400 or 415."""
+    if media_type(content_type) == PROTOBUF and what == "TokenReview":
+        return read_token_review(raw)
     if media_type(content_type) not in {JSON, "application/yaml"}:
         raise unsupported_media_type()
     return read_apply(raw) if media_type(content_type) == "application/yaml" else read_json(raw, what)

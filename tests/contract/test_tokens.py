@@ -8,6 +8,7 @@ from typing import Any
 import jwt
 import pytest
 
+from federation.kubernetes.protobuf import MEDIA_TYPE, encode_token_review
 from tests.contract.client import Api, eventually, pod
 
 AUDIENCE = "istio-ca"
@@ -164,6 +165,17 @@ async def test_garbage_is_rejected(api: Api, token: str) -> None:
     status = await api.review(token, AUDIENCE)
     assert "authenticated" not in status
     assert status["error"] == "invalid bearer token"
+
+
+async def test_a_review_may_be_asked_for_in_protobuf(api: Api, namespace: str) -> None:
+    path = "/apis/authentication.k8s.io/v1/tokenreviews"
+    for token in (await api.token(namespace, "app", audiences=[AUDIENCE]), "a.b.c"):
+        body = encode_token_review(token, AUDIENCE)
+        answer = await api.post(path, body, content_type=MEDIA_TYPE)
+        assert answer.status == 201
+        assert answer.json["status"] == await api.review(token, AUDIENCE)
+    refused = await api.post(path, b"{}", content_type=MEDIA_TYPE)
+    assert refused.status == 400
 
 
 async def test_no_token_at_all_is_a_bad_request(api: Api) -> None:

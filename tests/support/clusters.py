@@ -51,6 +51,7 @@ class Exchange:
             name.lower(): value.strip()
             for name, _, value in (header.partition(":") for header in rest.split("\r\n") if header)
         }
+        self.body = b""
         self.reader = reader
         self.writer = writer
 
@@ -126,7 +127,7 @@ class RawServer:
                 head = await reader.readuntil(b"\r\n\r\n")
                 exchange = Exchange(head[:-4], reader, writer)
                 length = int(exchange.headers.get("content-length", "0"))
-                await reader.readexactly(length)
+                exchange.body = await reader.readexactly(length)
                 self.requests.append(f"{exchange.method} {exchange.target}")
                 await self.respond(exchange)
                 if writer.is_closing():

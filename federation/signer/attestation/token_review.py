@@ -19,9 +19,17 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from federation.core.clock import Clock
-from federation.core.errors import AttestationRefused, ClusterError, ClusterGarbage, InvalidValue, NotReady
+from federation.core.errors import (
+    AttestationRefused,
+    ClusterError,
+    ClusterGarbage,
+    ClusterInvalid,
+    InvalidValue,
+    NotReady,
+)
 from federation.core.identity import ServiceAccountRef
 from federation.kubernetes.answers import harmless
+from federation.kubernetes.protobuf import MEDIA_TYPE, encode_token_review
 from federation.kubernetes.session import SMALL_ANSWER_BYTES, ClusterSession
 from federation.signer.attestation.tokens import Token
 
@@ -102,6 +110,8 @@ class _Spec(msgspec.Struct):
 
 
 class _Review(msgspec.Struct, rename="camel"):
+    """The question in JSON, for API servers that do not read protobuf."""
+
     spec: _Spec
     api_version: str = "authentication.k8s.io/v1"
     kind: str = "TokenReview"
@@ -138,6 +148,7 @@ class TokenReviewer:
         self._memory = memory or ReviewMemory()
         self._under_way: InFlight[str] = InFlight(str(session.name), "a token review")
         self._verdicts: dict[bytes, tuple[float, AttestationRefused | str]] = {}
+        self._in_json = False
         self.problem: ClusterError | None = None
         """Why the last review could not be had; None where it could."""
 
@@ -176,10 +187,7 @@ class TokenReviewer:
         return node
 
     async def _send(self, token: Token) -> _Status:
-        review = _Review(_Spec(token.text, [self._audience]))
-        data = await self._session.request(
-            "POST", REVIEW_PATH, body=msgspec.json.encode(review), most_bytes=SMALL_ANSWER_BYTES
-        )
+        data = await (self._ask_in_json(token) if self._in_json else self._ask_in_protobuf(token))
         try:
             answer = msgspec.json.decode(data, type=_Answer)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -187,6 +195,25 @@ class TokenReviewer:
         if answer is None or answer.kind != "TokenReview":
             raise ClusterGarbage("the answer is not a TokenReview", where=str(self._session.name))
         return answer.status
+
+    async def _ask_in_protobuf(self, token: Token) -> bytes:
+        """The answer; in JSON from then on where only that is understood, as behind a proxy that looks into bodies."""
+        body = encode_token_review(token.text, self._audience)
+        try:
+            return await self._post(body, MEDIA_TYPE)
+        except ClusterInvalid:
+            answer = await self._ask_in_json(token)
+            self._in_json = True
+            return answer
+
+    async def _ask_in_json(self, token: Token) -> bytes:
+        review = _Review(_Spec(token.text, [self._audience]))
+        return await self._post(msgspec.json.encode(review), "application/json")
+
+    async def _post(self, body: bytes, media_type: str) -> bytes:
+        return await self._session.request(
+            "POST", REVIEW_PATH, body=body, content_type=media_type, most_bytes=SMALL_ANSWER_BYTES
+        )
 
     def _remember(self, token: Token, seconds: float, verdict: AttestationRefused | str) -> None:
         left = min(seconds, token.claims.exp - self._clock.now().timestamp())

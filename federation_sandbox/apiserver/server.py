@@ -8,7 +8,9 @@ permission learns 403 and not whether an object exists. The journal has one reco
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import ssl
 import uuid
 from collections import Counter, deque
@@ -343,7 +345,8 @@ class Server:
         self._handler = handler
         self._context = context
         self._http: web.Server | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self.port = free_port()
 
     @property
@@ -356,18 +359,32 @@ class Server:
         http = web.Server(
             self._handler, request_factory=_make_request, handler_cancellation=True, access_log=None
         )
-        loop = asyncio.get_running_loop()
-        listener = await loop.create_server(
-            http, "127.0.0.1", self.port, ssl=self._context, reuse_address=True, backlog=1024
-        )
+        listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        listener.setblocking(False)
         self._http, self._listener = http, listener
+        self._accepting = asyncio.create_task(self._accept(http, listener))
+
+    async def _accept(self, http: web.Server, listener: socket.socket) -> None:
+        """Accept until cancelled. asyncio's own servers forget connections whose handshake is not over yet."""
+        loop = asyncio.get_running_loop()
+
+        async def shake_hands(accepted: socket.socket) -> None:
+            with contextlib.suppress(OSError):  # ssl.SSLError is one
+                await loop.connect_accepted_socket(http, accepted, ssl=self._context)
+
+        async with asyncio.TaskGroup() as handshakes:
+            while True:
+                accepted, _ = await loop.sock_accept(listener)
+                handshakes.create_task(shake_hands(accepted))
 
     async def close(self) -> None:
         """Close the port and cut every connection, as when the machine goes away."""
-        if self._listener is None or self._http is None:
+        if self._listener is None or self._http is None or self._accepting is None:
             return
+        self._accepting.cancel()
+        await asyncio.wait([self._accepting])
         self._listener.close()
-        self._listener = None
+        self._listener = self._accepting = None
         self.cut()
         await self._http.shutdown(_DRAIN)
 

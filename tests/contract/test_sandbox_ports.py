@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 import socket
 from pathlib import Path
 
+from federation_sandbox.cluster import SandboxCluster
 from federation_sandbox.ports import free_port
 
 
@@ -40,3 +42,13 @@ def test_a_server_listens_there_and_its_copy_is_a_mere_number() -> None:
         assert type(made) is int
         assert made == kept
     assert f"127.0.0.1:{kept}" == f"127.0.0.1:{int(kept)}"
+
+
+async def test_a_cluster_that_goes_away_cuts_connections_whose_handshake_is_not_over() -> None:
+    async with SandboxCluster("east") as cluster:
+        host, port = cluster.url.removeprefix("https://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        await cluster.down()
+        async with asyncio.timeout(30):  # a handshake may take a minute
+            assert await reader.read() == b""
+        writer.close()

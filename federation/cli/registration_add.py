@@ -1,6 +1,6 @@
 """What ``federation clusters add`` does: everything planned and shown first, then done in an order that can go on.
 
-HubObjects come first, then credentials, then the configuration: the hub reads of a cluster once all that it needs is
+Objects come first, then credentials, then the configuration: the hub reads of a cluster once all that it needs is
 there. A run that ended between two of these left nothing that the hub would stumble over.
 """
 

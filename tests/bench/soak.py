@@ -9,7 +9,8 @@ whose quarters are compared.
 
 Memory, descriptors and threads of each process are looked at all the time. A process is flat if the median of its last
 quarter is above that of its second quarter by no more than :data:`ALLOWED` says; the first quarter, in which caches
-fill, does not count. The callers are in this process: where their CPU comes near a core, they are what is measured.
+fill, does not count, and nothing is judged where a step took longer than its quarter. The callers are in this process:
+where their CPU comes near a core, they are what is measured.
 """
 
 from __future__ import annotations
@@ -407,6 +408,13 @@ class Soak:
         hub.rig.add_root("another")
         await hub.written(selected)
 
+    @property
+    def overrun(self) -> str:
+        """Why the quarters cannot be compared, where something took longer than its own; or nothing."""
+        quarter = self.plan.seconds / QUARTERS
+        late = [event.name for event in self.events if event.took > quarter]
+        return f"the {late[0]} took longer than a quarter" if late else ""
+
     def report(self, report: Report) -> list[str]:
         """Add every line; the tables."""
 
@@ -446,7 +454,8 @@ class Soak:
             for measure, allowance in ALLOWED.items():
                 if name in JUDGED:
                     last, target = growth(series.columns(measure), allowance)
-                    add(f"{name}: {measure}, median of the last quarter", last, "", target)
+                    value = None if self.overrun else last
+                    add(f"{name}: {measure}, median of the last quarter", value, "", target, self.overrun)
         return [*self._calls_table(whole), "", *self._processes_table()]
 
     def _calls_table(self, whole: Calls) -> Iterator[str]:
@@ -468,6 +477,7 @@ class Soak:
                 if name in JUDGED and measure in ALLOWED:
                     last, target = growth(columns, ALLOWED[measure])
                     verdict = "flat" if target.verdict(last) == "met" else f"GROWS: wanted {target}"
+                    verdict = f"not judged: {self.overrun}" if self.overrun else verdict
                 shown = " | ".join(number(round(value, 1)) for value in columns)
                 yield f"| {name} | {measure} | {shown} | {verdict} |"
 

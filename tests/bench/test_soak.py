@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from tests.bench.soak import (
     ALLOWED,
     CONTROLLER,
     MEASURES,
+    Event,
     Plan,
     Renewals,
     Sample,
@@ -170,6 +172,7 @@ async def test_a_short_run_on_a_real_hub_reports_every_call_and_every_process(tm
     async with soaking(tmp_path, plan, said.append) as soak:
         soak.steps = soak.steps[-1:]  # a rotation takes minutes
         await soak.run()
+        soak.events = [replace(event, took=0.5) for event in soak.events]  # it may be a busy machine
         tables = soak.report(report)
 
     values = {line.name: line.value for line in report.lines}
@@ -182,3 +185,10 @@ async def test_a_short_run_on_a_real_hub_reports_every_call_and_every_process(tm
     for process, measure in itertools.product(("signer", CONTROLLER), ALLOWED):
         assert values[f"{process}: {measure}, median of the last quarter"]
     assert json.loads(as_json(report, tables))["tables"] == tables
+
+    soak.events.append(Event("whole rotation", 1.0, 360.0, 0))
+    overrun = Report(said.append, {})
+    assert any("not judged: the whole rotation took longer" in row for row in soak.report(overrun))
+    assert [line.verdict for line in overrun.lines if line.name.startswith("signer: ")] == [
+        "not measured"
+    ] * 3

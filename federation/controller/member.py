@@ -555,6 +555,8 @@ class Member:
             return "its namespaces are not read back"
         if other := self._joining.other_hub:
             return f"another hub publishes there, of the identity {other}"
+        if self._joining.claims:
+            return "its bundle does not bear this hub's mark yet, and may be another hub's"
         if self._joining.ahead:
             return "the state is older than what was published there"
         awaited = self._around.awaited(str(self.config.name))

@@ -49,12 +49,10 @@ _ALPHABETS: Final = (
     frozenset("0123456789abcdef"),
     frozenset("0123456789ABCDEF"),
     _LOWER,
-    _UPPER,
-    _UPPER | frozenset("234567"),
+    _UPPER | frozenset("234567"),  # base32, of which one in 200 tokens of 16 bytes has no digit
     _LOWER | _DIGITS,
     _UPPER | _DIGITS,
-    _LOWER | _UPPER,
-    _LOWER | _UPPER | _DIGITS | frozenset("+/=-_"),
+    _LOWER | _UPPER | _DIGITS | frozenset("+/=-_"),  # base64, of which one in 100 has letters alone
     frozenset(map(chr, range(0x21, 0x7F))),
 )
 

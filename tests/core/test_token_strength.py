@@ -25,6 +25,11 @@ def test_random_bytes_are_strong_in_every_form(data: bytes, form: str) -> None:
         assert weakness(parts) == ""
 
 
+@pytest.mark.parametrize("token", [b"xQNKbQeAAwTzLmHcVrJpYd", b"MFRGGZDFMZTWQYTCMNSGKZTHNA"])
+def test_random_bytes_that_happen_to_have_no_digit_are_strong(token: bytes) -> None:
+    assert weakness(token) == ""
+
+
 @pytest.mark.parametrize(
     "token",
     [

@@ -85,7 +85,7 @@ MAX_ERROR_BYTES: Final = 64 * 1024
 _SKEW_SECONDS: Final = (
     10.0  # the Date header has a resolution of a second, so reading it more often gains nothing
 )
-_IDLE_SECONDS: Final = 30.0  # below the idle limits of common load balancers, so that they do not cut first
+IDLE_SECONDS: Final = 30.0  # below the idle limits of common load balancers, so that they do not cut first
 _PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~:@!$&'()*+,;=-]+)+")
 _OF_SMALL_ANSWERS: Final = (NoConnection, Disconnected, CutShort, NotHttp, TooLarge)
 
@@ -103,6 +103,7 @@ class ClusterSession:
         connections: int,
         budget: CpuBudget | None = None,
         most_bytes: int = MAX_ANSWER_BYTES,
+        idle: float = IDLE_SECONDS,
     ) -> None:
         self.name: Final = cluster
         self.server: Final = credentials.server
@@ -125,7 +126,7 @@ class ClusterSession:
                 credentials.server,
                 server_name=credentials.tls_server_name,
                 connect=timeouts.connect,
-                idle=_IDLE_SECONDS,
+                idle=idle,
                 budget=self.budget,
             )
             if credentials.proxy_url is None
@@ -133,7 +134,7 @@ class ClusterSession:
         )
         self._http = aiohttp.ClientSession(
             # Watches are open for minutes and must not starve requests: slots bound requests alone.
-            connector=member_connector(self.budget, keepalive=_IDLE_SECONDS),
+            connector=member_connector(self.budget, keepalive=idle),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
             headers={"User-Agent": AGENT, "Accept-Encoding": "identity"},
@@ -153,10 +154,12 @@ class ClusterSession:
         connections: int = 8,
         budget: CpuBudget | None = None,
         most_bytes: int = MAX_ANSWER_BYTES,
+        idle: float = IDLE_SECONDS,
     ) -> Self:
         """Read the credentials; nothing is sent yet. ``connections`` bounds requests at once, not watches.
 
         ``most_bytes`` bounds every answer, and ``budget`` what it costs to take them apart (default: no bound).
+        ``idle`` is for how many seconds a connection is kept that nothing is asked for.
 
         Raises ConfigurationError for credentials that cannot be used, ClusterUnauthorized for an exec plugin
         that fails.
@@ -170,6 +173,7 @@ class ClusterSession:
             connections=connections,
             budget=budget,
             most_bytes=most_bytes,
+            idle=idle,
         )
 
     async def get(

@@ -349,6 +349,10 @@ class Bench:
             "memory of the controller", memory[0], "MiB", at_most(500), f"RSS; {peak[0]:.0f} at most so far"
         )
         self.add("memory of the signer", memory[1], "MiB", at_most(450), f"RSS; {peak[1]:.0f} at most so far")
+        open_files = descriptors(hub.controller), descriptors(hub.signer)
+        note = f"{open_files[0] / self.sizes.clusters:.1f} for each cluster; the signer {open_files[1]}"
+        self.add("descriptors of the controller at rest", open_files[0], "", at_most(1000), note)
+        self.row("descriptors at rest, controller / signer", *open_files)
         self.row("RSS controller / signer, MiB", *memory)
         self.row("controller CPU at rest, s per minute", controller)
         self.row("signer CPU at rest, s per minute", signer)

@@ -69,7 +69,7 @@ def memory(supervisor: int) -> dict[str, float]:
     found = {"supervisor": proportional_bytes(supervisor) / 2**20}
     for pid in descendants(supervisor):
         name = Path(f"/proc/{pid}/comm").read_text().strip()
-        found[name] = proportional_bytes(pid) / 2**20
+        found[name] = found.get(name, 0.0) + proportional_bytes(pid) / 2**20
     return found
 
 

@@ -80,10 +80,6 @@ CLUSTER_SCOPED: Final = ""
 SPARE_CONNECTIONS: Final = 4
 """Beside the writers: lists, token requests and the pulse must not wait for a fan-out."""
 
-IDLE_SECONDS: Final = 5.0
-"""For which a connection is kept unused: each takes a file, and a fan-out opens as many as may write at once. At rest
-the pulse and the leaves are further apart than any server keeps a connection."""
-
 
 @dataclass(frozen=True, slots=True)
 class MemberDependencies:
@@ -279,7 +275,6 @@ class Member:
             connections=around.publication.max_concurrent_per_cluster + SPARE_CONNECTIONS,
             budget=around.budgets.of(config.name),
             most_bytes=MEMBER_ANSWER_BYTES,
-            idle=IDLE_SECONDS,
         )
         async with session, asyncio.TaskGroup() as group:
             member = cls(session, config, around)

@@ -85,7 +85,11 @@ MAX_ERROR_BYTES: Final = 64 * 1024
 _SKEW_SECONDS: Final = (
     10.0  # the Date header has a resolution of a second, so reading it more often gains nothing
 )
-IDLE_SECONDS: Final = 30.0  # below the idle limits of common load balancers, so that they do not cut first
+IDLE_SECONDS: Final = 5.0
+"""For which a connection is kept unused: each takes a file, and a fan-out opens as many as may write at once."""
+LONG_IDLE_SECONDS: Final = 30.0
+"""The same where the next request may come at any time and a caller waits for it: in signers. Below the idle limits of
+common load balancers, so that they do not cut first."""
 _PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~:@!$&'()*+,;=-]+)+")
 _OF_SMALL_ANSWERS: Final = (NoConnection, Disconnected, CutShort, NotHttp, TooLarge)
 

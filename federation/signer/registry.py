@@ -38,7 +38,7 @@ from federation.core.errors import AttestationRefused, NotReady, Overloaded
 from federation.core.identity import ClusterName
 from federation.core.jwks import TokenKey
 from federation.kubernetes.budget import Budgets
-from federation.kubernetes.session import MEMBER_ANSWER_BYTES, ClusterSession
+from federation.kubernetes.session import LONG_IDLE_SECONDS, MEMBER_ANSWER_BYTES, ClusterSession
 from federation.signer.attestation.attestor import REVIEW, ClusterAttestor, ReviewPermit
 from federation.signer.attestation.bound_objects import BoundObjects
 from federation.signer.attestation.node_pods import NodePods
@@ -192,6 +192,7 @@ async def connect(
         clock=clock,
         budget=budgets.of(config.name),
         most_bytes=MEMBER_ANSWER_BYTES,
+        idle=LONG_IDLE_SECONDS,
     )
     async with session:
 

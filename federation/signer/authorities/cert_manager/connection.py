@@ -36,7 +36,7 @@ from federation.core.identity import ClusterName
 from federation.kubernetes.answers import harmless
 from federation.kubernetes.objects import METADATA_ONLY_LIST
 from federation.kubernetes.reflector import Reflector
-from federation.kubernetes.session import ClusterSession
+from federation.kubernetes.session import LONG_IDLE_SECONDS, ClusterSession
 from federation.signer.authorities.authority import BackEndContext
 from federation.signer.authorities.cert_manager.requests import (
     API,
@@ -129,6 +129,7 @@ class ManagementConnection:
             timeouts=timeouts(config),
             clock=context.clock,
             connections=config.max_in_flight,
+            idle=LONG_IDLE_SECONDS,
         )
         return cls(session, config, outstanding, instance=instance, context=context)
 

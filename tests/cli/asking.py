@@ -6,6 +6,7 @@ import argparse
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,13 +17,25 @@ from federation.status.app import create_app
 from federation.status.server import serve
 from tests.status.worlds import CountingStore, FixedConfig, World
 
+
+class StandingClock(SystemClock):
+    """Its wall clock stands at one moment: what a world reported then does not grow old while a busy machine asks."""
+
+    def __init__(self) -> None:
+        self._moment = super().now()
+
+    def now(self) -> datetime:
+        """The moment at which the clock was made."""
+        return self._moment
+
+
 Verb = Callable[..., Coroutine[Any, Any, int]]
 
 
 @asynccontextmanager
 async def asked(verb: ModuleType, world: World, directory: Path) -> AsyncIterator[tuple[Verb, CountingStore]]:
     """Yields what runs the verb with arguments against a hub that says what ``world`` holds."""
-    clock = SystemClock()
+    clock = StandingClock()
     store = CountingStore(directory / "state", clock)
     await store.put(world.document_set())
     app = create_app(store=store, config=FixedConfig(world.config), clock=clock)

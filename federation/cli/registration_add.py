@@ -43,8 +43,9 @@ from federation.kubernetes.kubeconfig import MAX_KUBECONFIG_BYTES, parse_kubecon
 from federation.kubernetes.role_kubeconfig import (
     ServerConnection,
     entry_with_token,
-    read_role_kubeconfig,
-    role_kubeconfig,
+    is_made,
+    read_role_credential,
+    role_credential,
 )
 from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
@@ -65,7 +66,8 @@ async def add_cluster(args: argparse.Namespace, say: Say, journal: Journal) -> i
         wanted = await adding.plan()
         adding.show(wanted)
         if wanted.failed:
-            say("nothing was done: correct what failed, and run this again")
+            failed = ", ".join(finding.check for finding in wanted.findings if finding.outcome == "failed")
+            say(f"nothing was done: correct what failed ({failed}, above), and run this again")
             return 1
         if args.dry_run:
             print(to_yaml(planned.item for planned in wanted.objects), end="")
@@ -217,14 +219,16 @@ class _Adding:
         content, where = await places.credential(role), places.described(role)
         if content is None:
             return False
-        found = read_role_kubeconfig(content, file=where)
-        if found is None:
+        if not is_made(content.kubeconfig):
             raise FederationError(
                 "is there already, and was not made by this command",
                 where=where,
                 remedy="move it away if nothing needs it, or register that cluster by hand",
             )
-        if found.connection != self._connection or not found.is_fresh(SystemClock().now()):
+        found = read_role_credential(content, file=where)
+        if found is None or not found.token or found.connection != self._connection:
+            return False
+        if found.life.due <= SystemClock().now().timestamp():
             return False
         return await self._is_accepted(found.token, where)
 
@@ -288,10 +292,14 @@ class _Adding:
         for role in wanted.roles:
             account = account_of(role)
             token = await self._registrar.issue(account, seconds=self._args.token_life)
-            content = role_kubeconfig(
-                self._connection, cluster=self._args.name, account=account, token=token.text
+            credential = role_credential(
+                self._connection,
+                cluster=self._args.name,
+                account=account,
+                token=token.text,
+                name=Path(places.kubeconfig(role)).name,
             )
-            await places.put_credential(role, content)
+            await places.put_credential(role, credential)
             done(
                 f"{places.described(role)}, with a token of {account} until {token.expires:%Y-%m-%d %H:%M} UTC"
             )

@@ -29,7 +29,9 @@ from federation.core.errors import (
     FederationError,
 )
 from federation.kubernetes.kubeconfig import MAX_KUBECONFIG_BYTES
+from federation.kubernetes.role_kubeconfig import MADE, RoleCredential, token_file_of
 from federation.kubernetes.session import ClusterSession
+from federation.kubernetes.token_life import MOST_TOKEN
 
 CONFIG_MAP: Final = "federation-config"
 KEY: Final = "clusters.toml"
@@ -62,12 +64,12 @@ class Places(Protocol):
         """The same for a person: the file, or the Secret and its key."""
         ...
 
-    async def credential(self, role: str) -> bytes | None:
+    async def credential(self, role: str) -> RoleCredential | None:
         """What is there of it now, None where nothing is. Raises FederationError."""
         ...
 
-    async def put_credential(self, role: str, content: bytes) -> None:
-        """Write it atomically, for the hub's eyes alone. Raises FederationError."""
+    async def put_credential(self, role: str, credential: RoleCredential) -> None:
+        """Write it, for the hub's eyes alone: each file atomically, the kubeconfig last. Raises FederationError."""
         ...
 
     async def remove_credential(self, role: str) -> bool:
@@ -112,16 +114,25 @@ class HubFiles:
     def _path(self, role: str) -> Path:
         return self._config.parent / self.kubeconfig(role)
 
-    async def credential(self, role: str) -> bytes | None:
-        """As :meth:`Places.credential`."""
+    def _token_path(self, role: str) -> Path:
         path = self._path(role)
-        if not await asyncio.to_thread(path.exists):
-            return None
-        return await asyncio.to_thread(read_bounded, path, MAX_KUBECONFIG_BYTES)
+        return path.with_name(token_file_of(path.name))
 
-    async def put_credential(self, role: str, content: bytes) -> None:
-        """A file of mode 0600 in a directory of mode 0700, of the user that the configuration belongs to."""
-        await asyncio.to_thread(self._put, self._path(role), content)
+    async def credential(self, role: str) -> RoleCredential | None:
+        """As :meth:`Places.credential`."""
+        return await asyncio.to_thread(self._credential, self._path(role), self._token_path(role))
+
+    def _credential(self, path: Path, token: Path) -> RoleCredential | None:
+        if not path.exists() and not token.exists():
+            return None
+        kubeconfig = read_bounded(path, MAX_KUBECONFIG_BYTES) if path.exists() else b""
+        text = read_bounded(token, MOST_TOKEN) if token.exists() else b""
+        return RoleCredential(kubeconfig or (MADE if text else b""), text)
+
+    async def put_credential(self, role: str, credential: RoleCredential) -> None:
+        """Files of mode 0600 in a directory of mode 0700, of the user that the configuration belongs to."""
+        await asyncio.to_thread(self._put, self._token_path(role), credential.token)
+        await asyncio.to_thread(self._put, self._path(role), credential.kubeconfig)
 
     def _put(self, path: Path, content: bytes) -> None:
         try:
@@ -150,7 +161,9 @@ class HubFiles:
 
     async def remove_credential(self, role: str) -> bool:
         """As :meth:`Places.remove_credential`."""
-        return await asyncio.to_thread(self._remove, self._path(role))
+        kubeconfig = await asyncio.to_thread(self._remove, self._path(role))
+        token = await asyncio.to_thread(self._remove, self._token_path(role))
+        return kubeconfig or token
 
     def _remove(self, path: Path) -> bool:
         try:
@@ -226,21 +239,24 @@ class HubObjects:
         """The Secret and its key."""
         return f"Secret {self._namespace}/{_secret(role)}, key {self._cluster}"
 
-    async def credential(self, role: str) -> bytes | None:
+    async def credential(self, role: str) -> RoleCredential | None:
         """As :meth:`Places.credential`."""
         try:
-            found = await self._get("secrets", _secret(role))
+            data = (await self._get("secrets", _secret(role))).data or {}
         except ClusterNotFound:
             return None
-        encoded = (found.data or {}).get(self._cluster)
-        try:
-            return base64.b64decode(encoded, validate=True) if encoded is not None else None
-        except binascii.Error:
-            return b""  # someone else's
+        if self._cluster not in data:
+            return None
+        return RoleCredential(
+            _decoded(data[self._cluster]), _decoded(data.get(token_file_of(self._cluster), ""))
+        )
 
-    async def put_credential(self, role: str, content: bytes) -> None:
-        """One key of the role's Secret; the Secret is created where it is not there."""
-        data = {self._cluster: base64.b64encode(content).decode("ascii")}
+    async def put_credential(self, role: str, credential: RoleCredential) -> None:
+        """Two keys of the role's Secret; the Secret is created where it is not there."""
+        data = {
+            name: base64.b64encode(content).decode("ascii")
+            for name, content in zip(self._keys, (credential.kubeconfig, credential.token), strict=True)
+        }
         try:
             await self._patch("secrets", _secret(role), data)
         except ClusterNotFound:
@@ -261,11 +277,15 @@ class HubObjects:
                 body=msgspec.json.encode(secret),
             )
 
+    @property
+    def _keys(self) -> tuple[str, str]:
+        return self._cluster, token_file_of(self._cluster)
+
     async def remove_credential(self, role: str) -> bool:
         """As :meth:`Places.remove_credential`."""
         if await self.credential(role) is None:
             return False
-        await self._patch("secrets", _secret(role), {self._cluster: None})
+        await self._patch("secrets", _secret(role), dict.fromkeys(self._keys))
         return True
 
     async def _get(self, plural: str, name: str) -> _WithData:
@@ -298,6 +318,14 @@ class HubObjects:
             return msgspec.json.decode(answer, type=_WithData)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise ClusterGarbage("an object is not what the API promises", where=self.label) from None
+
+
+def _decoded(encoded: str) -> bytes:
+    """A value of a Secret; nothing where it is none."""
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        return b""
 
 
 def _secret(role: str) -> str:

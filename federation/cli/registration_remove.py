@@ -29,7 +29,7 @@ from federation.core.config.entries import without_cluster
 from federation.core.config.hub import HubConfig
 from federation.core.errors import FederationError
 from federation.core.identity import ClusterName
-from federation.kubernetes.role_kubeconfig import read_role_kubeconfig
+from federation.kubernetes.role_kubeconfig import is_made
 from federation.status.client import StatusClient, StatusUnavailable
 from federation.status.model import FederationStatus
 from federation.status.snapshot import instant_text
@@ -92,7 +92,7 @@ async def _find(args: argparse.Namespace, hub: RunningHub, registrar: Registrar 
     credentials = []
     for role in ROLES:
         content = await hub.places.credential(role)
-        if content is not None and read_role_kubeconfig(content, file=hub.places.described(role)) is not None:
+        if content is not None and is_made(content.kubeconfig):
             credentials.append(role)
     return _ToRemove(text, await registrar.own_objects() if registrar else [], credentials)
 

@@ -158,6 +158,12 @@ class Registrar:
 
     async def _planned(self, item: Object) -> PlannedObject:
         live = await self._live(item)
+        if live is not None and "deletionTimestamp" in live["metadata"]:
+            raise FederationError(
+                f"{describe(item)} there is being deleted",
+                where=self._cluster,
+                remedy="run this again once it is gone; `kubectl get -o yaml` shows what keeps it",
+            )
         own = live is None or self._is_own(item, live)
         wanted = marked(item, hub=self._hub.id, cluster=self._cluster) if own else item
         result = await self._dry_run(wanted)

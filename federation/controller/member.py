@@ -61,6 +61,7 @@ from federation.core.trust.joining import IstioSeen
 from federation.kubernetes.budget import Budgets
 from federation.kubernetes.objects import ObjectKey
 from federation.kubernetes.session import MEMBER_ANSWER_BYTES, ClusterSession
+from federation.kubernetes.token_renewal import TokenRenewal
 
 ISTIO_INTERVAL: Final = 10.0
 """Seconds between readings of Istio's settings in a cluster that joins."""
@@ -135,6 +136,7 @@ class Member:
         self._session = session
         self._around = around
         self._clock = around.clock
+        self._renewal = TokenRenewal(session, clock=around.clock, jitter=around.jitter)
         self._contents = Contents(ours=around.trust.is_ours)
         self._reading = ForeignContents(
             self._contents,
@@ -280,6 +282,7 @@ class Member:
             member = cls(session, config, around)
             works = [
                 member._watch.run,
+                member._renewal.run,
                 member._reading.run,
                 member._publisher.run,
                 member._probe.run,
@@ -490,6 +493,7 @@ class Member:
             control_planes=self._istiod.report(),
             webhooks=self._webhooks.report(self._istiod.facts()),
             webhooks_detail=self._webhooks.problem or "",
+            credential=self._renewal.report,
         )
 
     def _derive_health(self) -> ClusterHealth:

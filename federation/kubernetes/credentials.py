@@ -26,6 +26,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
+from cryptography import x509
+
 from federation.core.clock import Clock
 from federation.core.config.clusters import Credentials
 from federation.core.errors import (
@@ -47,6 +49,7 @@ from federation.kubernetes.kubeconfig import (
     Material,
     parse_kubeconfig,
 )
+from federation.kubernetes.token_life import NO_LIFE, TokenLife, token_life
 
 _logger = logging.getLogger(__name__)
 
@@ -143,6 +146,8 @@ EXPIRY_MARGIN: Final = 60.0
 """Seconds before its expiry at which an exec plugin's credential is renewed."""
 
 MAX_FILE_BYTES: Final = 256 * 1024
+TOKEN_SUFFIX: Final = ".token"  # noqa: S105  a part of file names
+"""Of a token's file that is named after its kubeconfig, beside it."""
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 P = ParamSpec("P")
@@ -198,6 +203,7 @@ class LoadedCredentials:
         self._plugin_failure: ClusterUnauthorized | None = None
         self._plugin_ran_at = -REREAD_SECONDS
         self._access: Access | None = None
+        self._life = NO_LIFE
         self._read_at = 0.0
 
     def __repr__(self) -> str:
@@ -207,6 +213,18 @@ class LoadedCredentials:
     def authority(self) -> bytes | None:
         """The CA certificates that the API server is verified by, as PEM; None for those of the system."""
         return self._bytes.authority if self._bytes is not None else None
+
+    @property
+    def life(self) -> TokenLife:
+        """How long the credential lives that nothing but its owner renews; nothing known of an exec plugin's."""
+        return self._life
+
+    @property
+    def own_token_file(self) -> Path | None:
+        """The token's file where it is named after the kubeconfig, as ``federation clusters add`` names it."""
+        name = self._entry.token_file
+        own = f"{Path(self._source).name}{TOKEN_SUFFIX}"
+        return self._directory / name if name == own else None
 
     async def access(self, *, renew: bool = False) -> Access:
         """What the next request is to use; ``renew`` (after a 401) reads and runs everything again.
@@ -259,6 +277,7 @@ class LoadedCredentials:
             self._warn(error)
             return
         self._bytes, self._plugin = now, plugin
+        self._life = NO_LIFE if plugin is not None else _life_of(now)
 
     async def _run_plugin(self, authority: bytes | None, *, renew: bool) -> PluginCredential | None:
         """The plugin's credential, renewed where it is due; a plugin that fails is left alone for a while."""
@@ -412,6 +431,20 @@ def _read(entry: Entry, directory: Path, source: str) -> _Bytes:
         key=_material(entry.key, directory, source, "client-key"),
         token=token,
     )
+
+
+def _life_of(now: _Bytes) -> TokenLife:
+    """Of the token, which goes out where there is one; else of the client certificate."""
+    if now.token:
+        return token_life(now.token)
+    if now.certificate is None:
+        return NO_LIFE
+    try:
+        certificate = x509.load_pem_x509_certificate(now.certificate)
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except ValueError:
+        return NO_LIFE
+    return TokenLife(begin.timestamp(), end.timestamp())
 
 
 def _material(material: Material, directory: Path, source: str, key: str) -> bytes | None:

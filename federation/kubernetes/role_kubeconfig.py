@@ -1,4 +1,7 @@
-"""The kubeconfig of one role in one member cluster: the API server, its CA and one token, and nothing else.
+"""The kubeconfig of one role in one member cluster: the API server, its CA and a token beside it, and nothing else.
+
+The token is in a file of its own, named after the kubeconfig: it is renewed without another kubeconfig, which would be
+another connection.
 
 Of an administrator's kubeconfig only the way to the server is taken. Its credentials are not: no key, no token, no exec
 plugin, and no proxy that asks for a password.
@@ -8,16 +11,15 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import jwt
 import yaml
 
 from federation.core.errors import ConfigurationError, InvalidValue
 from federation.kubernetes.credentials import LoadedCredentials
 from federation.kubernetes.kubeconfig import ClusterInfo, Entry, Material, parse_kubeconfig
+from federation.kubernetes.token_life import TokenLife, token_life
 
 MADE: Final = b"# Made by `federation clusters add`, which makes it anew; do not edit.\n"
 """The first line of what this module writes: a file without it is someone else's, and is not replaced."""
@@ -47,8 +49,26 @@ class ServerConnection:
         return cls(server or loaded.server, loaded.authority, loaded.tls_server_name or "", proxy)
 
 
-def role_kubeconfig(connection: ServerConnection, *, cluster: str, account: str, token: str) -> bytes:
-    """The text of the kubeconfig, which holds the token."""
+@dataclass(frozen=True, slots=True)
+class RoleCredential:
+    """The two files of a role: its kubeconfig, and the token that it names. The token does not show in its repr."""
+
+    kubeconfig: bytes
+    token: bytes
+
+    def __repr__(self) -> str:
+        return "RoleCredential(...)"
+
+
+def token_file_of(kubeconfig: str) -> str:
+    """The name of the token's file beside the kubeconfig of that name."""
+    return f"{kubeconfig}.token"
+
+
+def role_credential(
+    connection: ServerConnection, *, cluster: str, account: str, token: str, name: str
+) -> RoleCredential:
+    """Both files; ``name`` is that of the kubeconfig's."""
     named: dict[str, Any] = {"server": connection.server}
     if connection.authority is not None:
         named["certificate-authority-data"] = base64.b64encode(connection.authority).decode("ascii")
@@ -60,60 +80,42 @@ def role_kubeconfig(connection: ServerConnection, *, cluster: str, account: str,
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": cluster, "cluster": named}],
-        "users": [{"name": account, "user": {"token": token}}],
+        "users": [{"name": account, "user": {"tokenFile": token_file_of(name)}}],
         "contexts": [{"name": cluster, "context": {"cluster": cluster, "user": account}}],
         "current-context": cluster,
     }
-    return MADE + yaml.safe_dump(document, sort_keys=False).encode("utf-8")
+    text = yaml.safe_dump(document, sort_keys=False)
+    return RoleCredential(MADE + text.encode("utf-8"), token.encode("ascii"))
 
 
 @dataclass(frozen=True, slots=True)
-class FoundKubeconfig:
+class FoundCredential:
     """One of these as it was found again. The token does not show in its repr."""
 
     connection: ServerConnection
     token: str
-    issued: datetime | None
-    expires: datetime | None
+    life: TokenLife
 
     def __repr__(self) -> str:
-        return f"FoundKubeconfig(server={self.connection.server!r}, expires={self.expires})"
-
-    def is_fresh(self, now: datetime) -> bool:
-        """Whether less than two thirds of its token's life have passed, as far as the token says."""
-        if self.issued is None or self.expires is None:
-            return False
-        return now < self.issued + (self.expires - self.issued) * 2 / 3
+        return f"FoundCredential(server={self.connection.server!r}, life={self.life})"
 
 
-def read_role_kubeconfig(text: bytes, *, file: str) -> FoundKubeconfig | None:
-    """One that :func:`role_kubeconfig` has made; None where it is another. The token's signature is not checked."""
-    if not text.startswith(MADE):
+def is_made(kubeconfig: bytes) -> bool:
+    """Whether :func:`role_credential` made it."""
+    return kubeconfig.startswith(MADE)
+
+
+def read_role_credential(found: RoleCredential, *, file: str) -> FoundCredential | None:
+    """One that :func:`role_credential` has made; None where it is another, or cannot be used."""
+    if not is_made(found.kubeconfig):
         return None
     try:
-        entry = parse_kubeconfig(text, file=file, context=None)
+        entry = parse_kubeconfig(found.kubeconfig, file=file, context=None)
     except ConfigurationError:
         return None
-    if not entry.token:
-        return None
     connection = ServerConnection(entry.server, entry.authority.data, entry.tls_server_name, entry.proxy_url)
-    issued, expires = token_life(entry.token)
-    return FoundKubeconfig(connection, entry.token, issued, expires)
-
-
-def token_life(token: str) -> tuple[datetime | None, datetime | None]:
-    """``iat`` and ``exp`` of a token (RFC 7519) as it says itself; None for what is not there."""
-    try:
-        claims = jwt.decode(token, options={"verify_signature": False})
-    except jwt.PyJWTError:
-        return None, None
-    return _instant(claims.get("iat")), _instant(claims.get("exp"))
-
-
-def _instant(value: object) -> datetime | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e11:
-        return None
-    return datetime.fromtimestamp(value, UTC)
+    token = found.token.decode("ascii", "replace").strip()
+    return FoundCredential(connection, token, token_life(token))
 
 
 def entry_with_token(connection: ServerConnection, token: str) -> Entry:

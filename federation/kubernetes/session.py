@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -54,6 +55,7 @@ from federation.kubernetes.connections import (
 from federation.kubernetes.credentials import Access, LoadedCredentials, load_credentials
 from federation.kubernetes.http1 import Answer, CutShort, NotHttp, TooLarge
 from federation.kubernetes.time_limit import TimeLimit
+from federation.kubernetes.token_life import TokenLife
 from federation.kubernetes.wire import FREE, member_connector
 
 _logger = logging.getLogger(__name__)
@@ -179,6 +181,20 @@ class ClusterSession:
             most_bytes=most_bytes,
             idle=idle,
         )
+
+    @property
+    def credential_life(self) -> TokenLife:
+        """How long the bearer token that went out last lives, or where there is none, the client certificate."""
+        return self._credentials.life
+
+    @property
+    def own_token_file(self) -> Path | None:
+        """The file of the role's token where it is named after its kubeconfig: then the role renews it."""
+        return self._credentials.own_token_file
+
+    async def current_token(self) -> str:
+        """The token as its file has it now. Raises ClusterUnauthorized where it cannot be read."""
+        return (await self._access("read its token", renew=True)).token
 
     async def get(
         self,

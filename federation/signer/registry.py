@@ -39,6 +39,7 @@ from federation.core.identity import ClusterName
 from federation.core.jwks import TokenKey
 from federation.kubernetes.budget import Budgets
 from federation.kubernetes.session import LONG_IDLE_SECONDS, MEMBER_ANSWER_BYTES, ClusterSession
+from federation.kubernetes.token_renewal import TokenRenewal
 from federation.signer.attestation.attestor import REVIEW, ClusterAttestor, ReviewPermit
 from federation.signer.attestation.bound_objects import BoundObjects
 from federation.signer.attestation.node_pods import NodePods
@@ -203,8 +204,12 @@ async def connect(
         objects = BoundObjects(session, timeouts=config.timeouts, clock=clock, jitter=jitter)
         reviewer = TokenReviewer(session, audience=config.audience, clock=clock)
         node_pods = NodePods(session, limit=config.timeouts.request, clock=clock)
+        renewal = TokenRenewal(session, clock=clock, jitter=jitter)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(keys.run(), name=f"token keys of {config.name}")]
+            tasks = [
+                group.create_task(keys.run(), name=f"token keys of {config.name}"),
+                group.create_task(renewal.run(), name=f"credential for {config.name}"),
+            ]
             if config.attestation != REVIEW:
                 tasks.append(group.create_task(objects.run(), name=f"bound objects of {config.name}"))
             try:
@@ -216,6 +221,7 @@ async def connect(
                     node_pods=node_pods,
                     clock=clock,
                     budget=session.budget,
+                    renewal=renewal,
                 )
             finally:
                 for task in tasks:

@@ -30,6 +30,7 @@ from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig, ClusterPolicy, IstioConfig
 from federation.core.config.hub import HubConfig, ListenerConfig, SignerConfig
 from federation.core.config.types import Address
+from federation.core.documents.credential import NO_CREDENTIAL
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.keys import SIGNERS
 from federation.core.documents.signer import (
@@ -109,6 +110,9 @@ def cluster_report(
         refusals=accounting.refusals(str(config.name)),
         unproven=accounting.unproven(str(config.name)),
         workloads=workloads,
+        credential=attestor.renewal.report
+        if attestor is not None and attestor.renewal is not None
+        else NO_CREDENTIAL,
     )
 
 

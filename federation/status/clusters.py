@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from msgspec.structs import replace
 
@@ -32,6 +32,7 @@ from federation.core.documents.controller import (
     TrustBundleState,
     WebhookReport,
 )
+from federation.core.documents.credential import CredentialReport
 from federation.core.documents.signer import RefusalsReport, WorkloadsReport
 from federation.core.documents.trust import Generation
 from federation.core.problem import Problem
@@ -44,6 +45,7 @@ from federation.status.model import (
     ClusterVerdict,
     ClusterView,
     ConnectionView,
+    CredentialView,
     JoiningView,
     JoinStepView,
     PublicationState,
@@ -473,7 +475,33 @@ def cluster_view(snapshot: Snapshot, cluster: ClusterConfig, pairs: PairTable) -
         webhooks=webhooks_view(snapshot, cluster),
         trusted_node_accounts=[str(account) for account in cluster.policy.trusted_node_accounts],
         joining=joins,
+        credentials=credential_views(snapshot, name),
     )
+
+
+def credential_views(snapshot: Snapshot, name: str) -> list[CredentialView]:
+    """The credentials of both roles, as far as they are reported."""
+    seen = snapshot.seen(name)
+    of_signers = [s.clusters[name].credential for s in snapshot.signers.values() if name in s.clusters]
+    # One that fails first, then the one that ends first; one without an end last.
+    of_signers.sort(key=lambda report: (not report.problem, report.expires or float("inf")))
+    reports: list[tuple[Literal["signer", "controller"], CredentialReport]] = [
+        ("signer", report) for report in of_signers[:1]
+    ]
+    reports += [("controller", seen.credential)] if seen is not None else []
+    return [
+        CredentialView(
+            role=role,
+            issued=finite(report.issued),
+            expires=finite(report.expires),
+            renews=report.renews,
+            renewed=finite(report.renewed),
+            failed=finite(report.failed),
+            problem=report.problem,
+            remedy=report.remedy,
+        )
+        for role, report in reports
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,23 @@ class SigningView(Health, frozen=True, kw_only=True):
     signers: list[SignerOnCluster] = msgspec.field(default_factory=list)
 
 
+class CredentialView(msgspec.Struct, frozen=True, kw_only=True):
+    """A role's credential for a cluster: of the signers, the one that ends first.
+
+    ``expires`` is null where it does not end, or where that is not known. ``renews``: the role renews it itself;
+    ``problem`` says why the last try, at ``failed``, did not succeed.
+    """
+
+    role: Literal["signer", "controller"]
+    issued: Instant = 0.0
+    expires: Instant = 0.0
+    renews: bool = False
+    renewed: Instant = 0.0
+    failed: Instant = 0.0
+    problem: str = ""
+    remedy: str = ""
+
+
 class PublicationView(msgspec.Struct, frozen=True, kw_only=True):
     """What a cluster's namespaces hold, as read back; ``current`` of them the bundle in force.
 
@@ -238,6 +255,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     webhooks: WebhooksView = WebhooksView(state="unknown")
     trusted_node_accounts: list[str] = []  # of ztunnel: may ask for the identities of pods on their node
     joining: JoiningView | None = None
+    credentials: list[CredentialView] = []
 
 
 class AnchorView(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,8 +55,8 @@ def test_the_controller_reads_namespaces_and_writes_one_config_map(member: Tree)
     }
 
 
-@pytest.mark.parametrize("name", ["probe", "istiod"])
-def test_the_controller_may_ask_for_tokens_of_two_accounts_only(member: Tree, name: str) -> None:
+@pytest.mark.parametrize("name", ["probe", "istiod", "signer", "controller"])
+def test_tokens_may_be_asked_for_of_one_account_by_each_role(member: Tree, name: str) -> None:
     role = member.one("Role", f"federation-{name}-tokens")
 
     assert role["metadata"]["namespace"] == "federation-system"
@@ -86,7 +86,7 @@ def test_nothing_of_istio_is_deleted_with_the_member_tree(member: Tree) -> None:
 def test_no_role_has_a_wildcard_or_sees_another_secret(member: Tree) -> None:
     roles = [*member.all("ClusterRole"), *member.all("Role")]
 
-    assert len(roles) == 6
+    assert len(roles) == 8
     for role in roles:
         for grant in grants(role):
             assert not any("*" in part for part in grant)
@@ -109,6 +109,8 @@ def test_each_role_is_bound_to_its_own_account_and_the_other_two_to_nothing(memb
         ("ClusterRoleBinding", "federation-signer"): [signer],
         ("ClusterRoleBinding", "federation-controller"): [controller],
         ("ClusterRoleBinding", "federation-istio-reader"): [controller],
+        ("RoleBinding", "federation-signer-tokens"): [signer],
+        ("RoleBinding", "federation-controller-tokens"): [controller],
         ("RoleBinding", "federation-probe-tokens"): [controller],
         ("RoleBinding", "federation-istiod-tokens"): [controller],
         ("RoleBinding", "federation-istiod-tls"): [controller],

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 
 from federation.core.clock import Instant
+from federation.core.documents.credential import NO_CREDENTIAL, CredentialReport
 from federation.core.documents.trust import Proposal
 from federation.core.problem import Health
 from federation.core.rotation.record import Condition, Side
@@ -135,6 +136,7 @@ class ControllerClusterReport(Health, frozen=True, kw_only=True):
     control_planes: list[ControlPlaneReport] = msgspec.field(default_factory=list)
     webhooks: list[WebhookReport] = msgspec.field(default_factory=list)
     webhooks_detail: str = ""  # why Istio's webhooks are not known
+    credential: CredentialReport = NO_CREDENTIAL
 
 
 class Matrix(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from federation.core.documents.credential import NO_CREDENTIAL, CredentialReport
 from federation.core.documents.trust import Proposal
 from federation.core.problem import Health
 
@@ -162,6 +163,7 @@ class SignerClusterReport(Health, frozen=True, kw_only=True):
         RefusalsReport()
     )  # of callers that only named it: nothing shows that they are of it
     workloads: WorkloadsReport = WorkloadsReport()
+    credential: CredentialReport = NO_CREDENTIAL
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):

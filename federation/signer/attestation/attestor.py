@@ -29,6 +29,7 @@ from federation.core.errors import AttestationRefused, ClusterError, NotReady
 from federation.core.identity import ClusterName, ServiceAccountRef
 from federation.core.jwks import TokenKey
 from federation.kubernetes.budget import CpuBudget
+from federation.kubernetes.token_renewal import TokenRenewal
 from federation.signer.attestation.bound_objects import BoundObjects, Existence
 from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
@@ -92,8 +93,10 @@ class ClusterAttestor:
         node_pods: NodePods,
         clock: Clock,
         budget: CpuBudget | None = None,
+        renewal: TokenRenewal | None = None,
     ) -> None:
         self.config = config
+        self.renewal = renewal
         self.keys = keys
         self.objects = objects
         self.reviewer = reviewer

@@ -37,6 +37,7 @@ from federation.status.findings.clusters import (
     joining_attention,
     trust_bundle_attention,
 )
+from federation.status.findings.credentials import credential_attention
 from federation.status.findings.edits import edit_attention, pending_change_attention
 from federation.status.findings.proof import arrival_attention, names, pair_attention
 from federation.status.findings.rotation import rotation_attention
@@ -305,6 +306,7 @@ def _open_files(snapshot: Snapshot) -> Iterator[Attention]:
 def _cluster(snapshot: Snapshot, view: ClusterView) -> Iterator[Finding | Attention]:
     connection, signing, publication = view.connection, view.signing, view.publication
     unreached, unsigned = connection.problem, signing.problem
+    yield from credential_attention(view, snapshot.now)
     if snapshot.leader is not None and unreached is not None and connection.reason not in REPORTED_BY_ITSELF:
         yield _connection(snapshot, view, unreached)
     if unsigned is not None and snapshot.signers:

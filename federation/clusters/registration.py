@@ -162,7 +162,7 @@ class Registrar:
             raise FederationError(
                 f"{describe(item)} there is being deleted",
                 where=self._cluster,
-                remedy="run this again once it is gone; `kubectl get -o yaml` shows what keeps it",
+                remedy="run this again once it is gone; its conditions say what keeps it",
             )
         own = live is None or self._is_own(item, live)
         wanted = marked(item, hub=self._hub.id, cluster=self._cluster) if own else item

@@ -25,10 +25,17 @@ from tests.last_version.mesh import operate_token
 from tests.last_version.wire import fields_of
 
 _OPEN_FILES = "so that a process says that its limit of open files is near before connections fail"
+_CREDENTIAL = (
+    "when the role's credential for a member ends, and how its renewal goes; nothing known by default"
+)
 ADDED: dict[str, str] = {
     f"{prefix}.{name}": _OPEN_FILES
     for prefix in ("controllers", "signers")
     for name in ("open_files", "open_files_limit")
+} | {
+    f"{prefix}.clusters.{cluster}.credential": _CREDENTIAL
+    for prefix in ("controllers", "signers")
+    for cluster in ("east", "west", "north")
 }
 """Fields that this version writes and the last one did not, by their path, with the reason."""
 

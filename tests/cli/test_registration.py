@@ -17,9 +17,14 @@ import pytest
 import yaml
 
 from federation.cli import clusters
+from federation.cli.pinning import FileChanged
+from federation.cli.registration_places import HubObjects
 from federation.cli.registration_progress import NAMES, Stage, stages
 from federation.clusters.member_objects import CLUSTER, describe, member_objects
-from federation.core.identity import ANNOTATION
+from federation.core.config.clusters import ClusterTimeouts, Credentials
+from federation.core.identity import ANNOTATION, ClusterName
+from federation.kubernetes.session import ClusterSession
+from federation.runtime.clock import SystemClock
 from federation.status.view import compose
 from federation_sandbox.apiserver.faults import Answer
 from federation_sandbox.cluster import SandboxCluster
@@ -301,6 +306,26 @@ async def test_a_hub_in_a_cluster_gets_it_by_its_config_map_and_its_secrets(plac
         assert config is not None
         assert config["data"] == {"clusters.toml": text, "other": "x"}
         assert (kept_in("signer"), kept_in("controller")) == (theirs, {})
+
+
+async def test_a_config_map_that_another_writer_has_changed_is_not_replaced(tmp_path: Path) -> None:
+    async with SandboxCluster("hub") as hub:
+        hub.create_namespace("hub-system")
+        made = {"metadata": {"name": "federation-config"}, "data": {"clusters.toml": "a = 1"}}
+        hub.create("configmaps", made, namespace="hub-system")
+        session = await ClusterSession.open(
+            Credentials(kubeconfig=hub.write_kubeconfig(tmp_path / "admin")),
+            cluster=ClusterName("hub"),
+            timeouts=ClusterTimeouts(),
+            clock=SystemClock(),
+        )
+        async with session:
+            first, second = (HubObjects(session, namespace="hub-system", cluster="west") for _ in range(2))
+            assert await first.read() == await second.read() == "a = 1"
+            await first.replace("a = 2")
+            with pytest.raises(FileChanged):
+                await second.replace("a = 3")
+            assert await second.read() == "a = 2"
 
 
 def test_the_stages_say_what_each_waits_for() -> None:

@@ -54,9 +54,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two workers for each core: the long tests wait for lifetimes and watches, others compute meanwhile."""
+    """Three workers for each core: the long tests wait for lifetimes and watches, others compute meanwhile."""
     del config
-    return 2 * (os.cpu_count() or 1)
+    return 3 * (os.cpu_count() or 1)
 
 
 def pytest_collection(session: pytest.Session) -> None:

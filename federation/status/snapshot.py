@@ -184,7 +184,11 @@ class Snapshot:
         if ROTATION in damaged:
             return _rotation_unknown(f"the record of rotations cannot be used: {damaged['rotation']}")
         directives = self.documents.directives
-        given = DIRECTIVES in damaged or (directives is not None and directives != SigningDirectives())
+        # What clusters were looked into, and what they hold, is told to signers before there is a record.
+        given = DIRECTIVES in damaged or (
+            directives is not None
+            and replace(directives, met=None, ahead={}, others={}) != SigningDirectives()
+        )
         if self.documents.record is None and given:
             return _rotation_unknown(
                 "the record of rotations is not there, though signers were given directives that followed from it"

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from federation.core.config.hub import AnchorPin
 from federation.core.documents.controller import RotationReport
 from federation.core.documents.trust import Current, Proposal
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.rotation.record import Condition, RotationRecord, State
 from federation.status.metrics import hub_metrics
 from federation.status.model import Attention, FederationStatus
@@ -558,6 +559,16 @@ def test_an_unreadable_record_is_not_taken_for_no_rotation(how: str) -> None:
     assert not families & {"federation_rotation_state", "federation_cluster_quarantined"}
     assert "federation_rotation_gate_open" not in families
     assert "federation_signer_follows_directives" in families
+
+
+def test_what_signers_are_told_of_clusters_before_there_is_a_record_is_no_lost_record() -> None:
+    """An authority that is refused at the very first start: it is not known yet what signs, and nothing was rotated."""
+    world = World(["north"], T)
+    told = SigningDirectives(met=["north"], ahead={"north": 2}, others={"north": "ab" * 16})
+    document_set = with_changes(world.document_set(), record=None, directives=told)
+    assert "rotation_unknown" not in codes(compose(document_set, world.config, NOW))
+    restored = with_changes(document_set, directives=replace(told, revision=3))
+    assert "rotation_unknown" in codes(compose(restored, world.config, NOW))
 
 
 def metrics(world: World) -> str:

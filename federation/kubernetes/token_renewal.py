@@ -15,7 +15,7 @@ import random
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -24,7 +24,7 @@ from federation.core.documents.credential import CredentialReport
 from federation.core.errors import ClusterForbidden, ClusterGarbage, FederationError
 from federation.files import read_in_time
 from federation.kubernetes.session import SMALL_ANSWER_BYTES, ClusterSession
-from federation.kubernetes.token_life import TokenLife, token_life
+from federation.kubernetes.token_life import MOST_TOKEN, TokenLife, token_life
 
 _logger = logging.getLogger(__name__)
 
@@ -156,7 +156,8 @@ class TokenRenewal:
 
 
 class _TokenStatus(msgspec.Struct):
-    token: str
+    # It is written into a file and then sent in a header: no space, no line end, nothing that is not ASCII.
+    token: Annotated[str, msgspec.Meta(min_length=1, max_length=MOST_TOKEN, pattern=r"^[!-~]+$")]
 
 
 class _TokenRequest(msgspec.Struct):

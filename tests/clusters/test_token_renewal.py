@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import random
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +25,7 @@ from federation.kubernetes.token_life import token_life
 from federation.kubernetes.token_renewal import TokenRenewal, replace_token
 from federation.status.model import Attention
 from federation.status.view import compose
-from federation_sandbox.apiserver.faults import Answer
+from federation_sandbox.apiserver.faults import Answer, Garbage
 from federation_sandbox.cluster import SandboxCluster
 from tests.status.worlds import World
 from tests.support.clock import VirtualClock
@@ -135,6 +137,26 @@ async def test_a_refusal_is_reported_long_before_the_end_and_passes_once_it_is_g
         await signer.until(lambda: signer.token != before)
         await signer.until(lambda: not signer.renewal.report.problem)
         assert signer.clock.now().timestamp() < report.expires
+
+
+@pytest.mark.parametrize("put_in", ["\u00e9", "\r\nX-Remote-User: system:admin", " ", "\u0000"])
+async def test_an_answer_that_is_no_token_is_not_written_and_ends_nothing(
+    tmp_path: Path, put_in: str
+) -> None:
+    """Decoders of base64 pass over such characters, so that it would be read as a token of the same account."""
+    async with role(tmp_path) as signer:
+        before = signer.token
+        head, claims, signature = before.split(".")
+        later = json.loads(base64.urlsafe_b64decode(claims + "==")) | {"exp": 4e9}
+        made = base64.urlsafe_b64encode(json.dumps(later).encode()).decode().rstrip("=")
+        token = f"{head}.{made}.{signature[:4]}{put_in}{signature[4:]}"
+        answer = json.dumps({"status": {"token": token}}).encode()
+        with signer.cluster.faults.inject(
+            Garbage(201, "application/json", answer), verb="create", resource="serviceaccounts/token"
+        ):
+            await signer.until(lambda: "is no token" in signer.renewal.report.problem)
+            assert signer.token == before
+        await signer.until(lambda: signer.token != before)
 
 
 async def test_a_token_of_another_name_is_anothers_to_renew(tmp_path: Path) -> None:

@@ -272,9 +272,19 @@ async def test_throttling_is_honoured(one: World) -> None:
             assert report.clusters["east"].publication.current == 0
             await asyncio.sleep(1)
             assert east.requests.count(verb="patch", resource="configmaps", status=429) == refused
-            assert east.requests.count(verb="patch", resource="secrets", status=429) == 1
+            assert east.requests.count(verb="patch", resource="secrets") == 0, "the bundle comes first"
             east.faults.clear()
             await one.published()
+
+
+async def test_throttling_of_istiods_secret_is_honoured(one: World) -> None:
+    east = one.clusters["east"]
+    with east.faults.inject(Answer.throttled(retry_after=60), verb="patch", resource="secrets"):
+        async with one.controller():
+            await one.published()
+            await eventually(lambda: east.requests.count(verb="patch", resource="secrets", status=429) > 0)
+            await asyncio.sleep(1.5)
+    assert east.requests.count(verb="patch", resource="secrets", status=429) == 1
 
 
 async def test_conflicts_and_server_errors_are_tried_again(one: World) -> None:

@@ -112,6 +112,8 @@ class Leader:
         self._budgets = Budgets(clock)
         self._turns = Turns(config.current.controller.publication.max_concurrent)
         self._seen_first: set[ClusterName] = set()
+        self.loaded = False
+        """Whether what earlier leaders left was read: a report before that would lack what they found."""
         self._proof_due = True
         self._applied: HubConfig | None = None
         self.trust = TrustState()
@@ -139,6 +141,7 @@ class Leader:
         await self._kept.load()
         await self._look_back()
         self.hub = await own_identity(self._store, clock=self._clock, random_bytes=self._random_bytes)
+        self.loaded = True
         try:
             async with asyncio.TaskGroup() as tasks, self._members:
                 tasks.create_task(self._watch_leadership())

@@ -94,7 +94,8 @@ class ControllerRole:
 
     def report(self) -> ControllerReport:
         """What this controller sees now."""
-        config, leader = self._config.current, self._leader
+        config = self._config.current
+        leader = self._leader if self._leader is not None and self._leader.loaded else None
         base = ControllerReport(
             replica=self._replica,
             started=self._started,

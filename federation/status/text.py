@@ -18,7 +18,7 @@ from federation.status.clusters import (
     webhooks_line,
 )
 from federation.status.encoding import instant
-from federation.status.findings.causes import affected_pairs, consequences_text
+from federation.status.findings.causes import WITHHELD, affected_pairs, consequences_text
 from federation.status.model import (
     Attention,
     BundleView,
@@ -194,9 +194,15 @@ def cause_lines(causes: Sequence[Attention]) -> list[str]:
 
 
 def unserved_lines(cluster: ClusterView) -> list[str]:
-    """Why a cluster is not served though its pairs may validate: workloads, istiods, namespaces that refuse."""
+    """Why a cluster is not served though its pairs may validate.
+
+    It is left to another hub or holds a later bundle than the state knows, its workloads or istiods get nothing, or
+    namespaces refuse the bundle.
+    """
     view, publication = cluster.workloads, cluster.publication
     lines: list[str] = []
+    if cluster.connection.reason in WITHHELD:
+        lines.append(f"{cluster.name}: {cluster.connection.detail}")
     if not view.fine:
         refused = (
             f"; every caller is refused: {view.refused.reason}: {view.refused.detail}"

@@ -97,6 +97,18 @@ async def test_namespaces_that_refuse_the_bundle_exit_1(
     assert "WARN  west: 5 of 48 namespaces refuse the bundle: team-1: 403" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("reason", ["state_older", "other_hub"])
+async def test_a_cluster_that_gets_nothing_by_what_it_holds_exits_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], reason: str
+) -> None:
+    """A mesh of one cluster has no pair that could be wrong, and signers follow a second later."""
+    world = World(["east"], time.time())
+    world.edit_seen("east", state="degraded", reason=reason, detail="it holds generation 2 of this hub")
+    async with asked(verify, world, tmp_path) as (run, _):
+        assert await run("verify") == 1
+    assert "east: it holds generation 2 of this hub" in capsys.readouterr().out
+
+
 async def test_an_istiod_without_a_certificate_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

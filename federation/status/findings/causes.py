@@ -26,6 +26,9 @@ MOST_CONSEQUENCES: Final = 12
 MATRIX: Final = "matrix"
 """The place of what follows for pairs."""
 
+WITHHELD: Final = frozenset({"other_hub", "state_older"})
+"""Reasons for which nothing is issued for a cluster, or written there, by what it was found to hold."""
+
 
 class Need(StrEnum):
     """What a finding may take away and others may rest on."""

@@ -23,6 +23,7 @@ from federation.state.liveness import is_live
 from federation.status.clusters import REASON as CONTROL_PLANE
 from federation.status.findings.causes import (
     ORDER,
+    WITHHELD,
     Causes,
     Fact,
     Finding,
@@ -101,9 +102,6 @@ SERVER_PROBLEM: Final = frozenset(
     }
 )
 """Reasons that lie with the API server or the way to it, so that both roles suffer from the same cause."""
-
-WITHHELD: Final = frozenset({"other_hub", "state_older"})
-"""Reasons for which nothing is issued for a cluster, or written there, by what it was found to hold."""
 
 UNREAD: Final = "cluster_unread"  # no controller has looked into it yet: nothing is issued until then
 

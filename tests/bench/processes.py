@@ -30,8 +30,8 @@ def resident_bytes(pid: int) -> int:
     raise AssertionError(f"/proc/{pid}/status has no RssAnon")
 
 
-def memory_bytes(pid: int, field: Literal["VmRSS", "VmHWM"]) -> int:
-    """What a process has in memory now, or had at most."""
+def memory_bytes(pid: int, field: Literal["VmRSS", "VmHWM", "RssAnon"]) -> int:
+    """What a process has in memory now, had at most, or has there that no file backs."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

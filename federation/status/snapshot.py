@@ -184,7 +184,7 @@ class Snapshot:
         if ROTATION in damaged:
             return _rotation_unknown(f"the record of rotations cannot be used: {damaged['rotation']}")
         directives = self.documents.directives
-        # What clusters were looked into, and what they hold, is told to signers before there is a record.
+        # Which clusters were looked into, and what they hold, is in the directives before there is a record.
         given = DIRECTIVES in damaged or (
             directives is not None
             and replace(directives, met=None, ahead={}, others={}) != SigningDirectives()

@@ -561,13 +561,13 @@ def test_an_unreadable_record_is_not_taken_for_no_rotation(how: str) -> None:
     assert "federation_signer_follows_directives" in families
 
 
-def test_what_signers_are_told_of_clusters_before_there_is_a_record_is_no_lost_record() -> None:
+def test_directives_that_say_of_clusters_alone_are_no_sign_of_a_lost_record() -> None:
     """An authority that is refused at the very first start: it is not known yet what signs, and nothing was rotated."""
     world = World(["north"], T)
-    told = SigningDirectives(met=["north"], ahead={"north": 2}, others={"north": "ab" * 16})
-    document_set = with_changes(world.document_set(), record=None, directives=told)
+    directives = SigningDirectives(met=["north"], ahead={"north": 2}, others={"north": "ab" * 16})
+    document_set = with_changes(world.document_set(), record=None, directives=directives)
     assert "rotation_unknown" not in codes(compose(document_set, world.config, NOW))
-    restored = with_changes(document_set, directives=replace(told, revision=3))
+    restored = with_changes(document_set, directives=replace(directives, revision=3))
     assert "rotation_unknown" in codes(compose(restored, world.config, NOW))
 
 

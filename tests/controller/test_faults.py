@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from federation.controller.member import LONGEST_COUNT_AGE
 from federation.controller.proof.matrix import prove
 from federation.controller.proof.probe import Probe
 from federation.core.documents.controller import ControllerReport, Matrix
 from federation.core.identity import ClusterName
 from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Effect, Garbage, Gone, Hang, Lost, Silence
 from tests.controller.world import KEY, NAME, World, eventually, in_force, open_world, root
-from tests.support.patience import UNDELAYED
+from tests.support.patience import PATIENCE, UNDELAYED
 
 QUICK = {"connect": "1s", "request": "1s", "watch": "20s", "watch_silence": "4s"}
 
@@ -240,6 +241,32 @@ async def test_a_namespace_that_refuses_the_bundle_is_no_reason_to_count_all_aga
             east.faults.clear()
             await one.until(lambda r: r.clusters["east"].publication.current == 6)
             assert member.report().publication.forbidden == 0
+
+
+async def test_a_count_that_lacks_a_namespace_is_used_for_a_moment(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a bundle is written to 200 clusters, counting each anew for every answer took half of a core."""
+    monkeypatch.setattr(
+        "federation.controller.member.COUNT_SPACING", 1e9
+    )  # for as long as a count may be used
+    monkeypatch.setattr("federation.controller.publication.publisher.CONFIRM", PATIENCE)
+    east = one.clusters["east"]
+    async with one.controller():
+        await one.until(lambda r: everywhere(r, "east") == 4)
+        member = one.members["east"]
+        lost = east.faults.inject(Lost(), verb="watch", resource="configmaps", times=1)
+        east.create_namespace("later")  # written to, which the watch does not show
+        await eventually(lambda: lost.hits == 1)
+        await one.until(lambda r: r.clusters["east"].publication.selected == 5)
+        counted, began = member.recounts, one.clock.monotonic()
+        for number in range(10):
+            east.create_namespace(f"more-{number}")
+            await eventually(lambda number=number: one.observed("east", f"more-{number}") is not None)  # type: ignore[misc]
+            member.facts()
+        assert member.recounts - counted <= 1 + (one.clock.monotonic() - began) / LONGEST_COUNT_AGE
+        east.end_watches()
+        await one.until(lambda r: everywhere(r, "east") == 15)
 
 
 async def test_a_webhook_that_cannot_be_called_for_one_namespace_stops_no_other(one: World) -> None:

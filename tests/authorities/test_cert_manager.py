@@ -176,7 +176,8 @@ async def test_a_request_that_is_never_approved_is_reported_and_does_not_count_a
 async def test_approved_and_not_signed_in_time_may_be_signed_yet(hub: Management) -> None:
     hub.controller.behaviour.signs = False
     async with authority_of(hub.configured(**HASTY)) as kept:
-        await refused(kept, AuthorityUncertain, "outcome_unknown")
+        error = await refused(kept, AuthorityUncertain, "outcome_unknown")
+        assert error.remedy
         await eventually(lambda: not hub.requests)
 
 
@@ -370,6 +371,7 @@ async def test_one_that_cannot_be_removed_keeps_no_other(hub: Management, status
     with hub.cluster.faults.inject(refusal, verb="delete", name=left[0]):
         async with authority_of(hub.back_end):
             await eventually(lambda: names(hub) == {left[0]})
+            assert names(hub) == {left[0]}, "it is tried again and again, and the others are gone for good"
 
 
 async def test_without_the_right_to_delete_leaves_are_issued_and_status_says_so(hub: Management) -> None:

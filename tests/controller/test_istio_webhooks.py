@@ -278,7 +278,8 @@ async def test_the_same_bundle_is_read_once_however_many_have_it(
         hook["metadata"]["name"] = f"injector-{number}"
         one.clusters["east"].apply_manifest([hook])
     async with one.controller():
-        await east(one, lambda r: len(r.webhooks) == 5 and not r.webhooks_detail)
+        report = await east(one, lambda r: len(r.webhooks) == 5 and not r.webhooks_detail)
+    assert {len(each.anchors) for each in report.webhooks} == {1}, "each has what was read once"
 
 
 async def test_a_quiet_watch_that_is_listed_anew_makes_nothing_unknown(tmp_path: Path) -> None:

@@ -464,6 +464,7 @@ async def test_an_edit_made_while_no_controller_ran_is_restored(two: World) -> N
     give_own_ca(two, "west", root("intruder"), "default")
     async with two.controller("two"):
         await eventually(lambda: two.observed("west", "default") == generation.bundle_pem)
+    assert two.observed("west", "default") == generation.bundle_pem, "and stays"
 
 
 async def test_what_is_replaced_is_overwritten_at_once(two: World) -> None:

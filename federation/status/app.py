@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from federation.status.answers import (
 )
 from federation.status.authorization import Guard
 from federation.status.encoding import answer_schemas, encode_answer, instant
+from federation.status.history import History, keep
 from federation.status.metrics import CONTENT_TYPE, hub_metrics
 from federation.status.model import Clusters, FederationStatus, GenerationsView, Readiness
 from federation.status.revision import revision
@@ -84,6 +85,7 @@ PATHS: Final[dict[str, tuple[str, type[msgspec.Struct] | str]]] = {
         "The rotation under way or the last one with all evidence; null where none ever was, 503 where not known.",
         rotation_model.RotationView,
     ),
+    "/api/v1/history": ("Issuance, refusals and expiries of the last hours.", model.HistoryView),
     "/api/v1/operations": ("The newest operations, as an audit.", rotation_model.Operations),
 }
 NULLABLE: Final = frozenset({"/api/v1/rotation"})
@@ -167,13 +169,22 @@ def create_app(
     It changes nothing itself and needs no leadership, so every replica may serve it. What is ``mounted``
     is behind the same guard.
     """
-    source = StatusSource(SnapshotReader(store, clock), config, clock)
-    api = _Api(source, clock, report, mounted)
+    reader = SnapshotReader(store, clock)
+    history = History(clock.now().timestamp())
+    api = _Api(StatusSource(reader, config, clock), clock, report, mounted, history)
+
+    async def keep_history(_: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(keep(history, reader, clock))
+        yield
+        task.cancel()
+        await asyncio.wait([task])
+
     guard = Guard(config, unguarded=PROBES | PAGE.keys())
     app = web.Application(
         middlewares=[errors_into_problems(mounted.methods), guard.middleware], client_max_size=1
     )
     app.on_response_prepare.append(add_headers)
+    app.cleanup_ctx.append(keep_history)
     app.add_routes(
         [
             web.get("/healthz", healthz),
@@ -187,6 +198,7 @@ def create_app(
             web.get("/api/v1/bundle.pem", api.bundle_pem),
             web.get("/api/v1/generations", api.generations),
             web.get("/api/v1/rotation", api.rotation),
+            web.get("/api/v1/history", api.history),
             web.get("/api/v1/operations", api.operations),
             *mounted.routes,
             web.get("/openapi.json", _fixed(_openapi(mounted), "application/json")),
@@ -214,8 +226,10 @@ class _Api:
         clock: Clock,
         report: Callable[[], ControllerReport] | None,
         mounted: Mounted,
+        history: History,
     ) -> None:
         self._source = source
+        self._history = history
         self._clock = clock
         self._report = report
         self._mounted = mounted
@@ -307,6 +321,10 @@ class _Api:
             return problem(503, "Not known", status.rotation_problem)
         body = self._once(status, "rotation", lambda: encode_answer(rotation_view(snapshot, whole=True)))
         return answer(request, body)
+
+    async def history(self, request: web.Request) -> web.StreamResponse:
+        await self._source.read()
+        return answer(request, encode_answer(self._history.view(self._clock.now().timestamp())))
 
     async def operations(self, request: web.Request) -> web.StreamResponse:
         documents, _ = await self._source.read()

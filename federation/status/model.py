@@ -475,6 +475,24 @@ class GenerationsView(msgspec.Struct, frozen=True, kw_only=True):
     generations: list[GenerationView]
 
 
+class HistoryView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of ``/api/v1/history``: what signers did in each of the last minutes, as this process has counted it.
+
+    It counts ``since`` its start and forgets with its end. ``first`` is when the first bucket begins and ``step`` how
+    many seconds each lasts; the last one is not over yet. ``issued`` and ``refused`` are of workloads, without the
+    hub's own accounts; ``ended`` is how many pods had a certificate that ended without a renewal. ``null`` stands for a
+    bucket in which nothing could be read. ``refusals`` sums up the refused of all buckets by reason.
+    """
+
+    since: Instant
+    first: Instant
+    step: float
+    issued: list[int | None]
+    refused: list[int | None]
+    ended: list[int | None]
+    refusals: dict[str, int]
+
+
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     """Answer of ``/healthz`` and ``/readyz``."""
 

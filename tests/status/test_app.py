@@ -21,7 +21,17 @@ from tests.status.rotations import LOSSES, met, plan, quarantine, report_rotatio
 from tests.status.worlds import PEM, SHA
 from tests.support.seals import OPERATE_TOKEN, READ_TOKEN, token_file
 
-API = ("status", "clusters", "clusters/east", "matrix", "bundle", "generations", "rotation", "operations")
+API = (
+    "status",
+    "clusters",
+    "clusters/east",
+    "matrix",
+    "bundle",
+    "generations",
+    "rotation",
+    "history",
+    "operations",
+)
 GUARDED = (*(f"/api/v1/{path}" for path in API), "/api/v1/bundle.pem", "/metrics", "/openapi.json")
 TOKEN = READ_TOKEN
 

@@ -36,7 +36,7 @@ LONGEST_GAP: Final = 3 * STEP
 """Seconds between two readings after which what happened meanwhile belongs to no minute any more."""
 
 MOST_REASONS: Final = 40
-"""Reasons of refusal that are told apart in one minute; what a document names beyond that is counted in the sum."""
+"""Reasons of refusal that are distinguished in one minute; what a document names beyond that is in the sum alone."""
 
 
 @dataclass(slots=True)

@@ -338,6 +338,8 @@ class SandboxCluster:
         self.serve_cluster_trust_bundles(*cluster_trust_bundles)
         self.faults = Faults()
         self.requests = Journal()
+        self.pod_ports: dict[tuple[str, str, int], int] = {}
+        """Ports of this machine by namespace, pod and port: where a port-forward leads."""
         self.keys = KeyRing(signing_algorithm)
         self._clock: Clock = clock or SystemClock()
         self._ca = ClusterCa(name)
@@ -366,6 +368,7 @@ class SandboxCluster:
             faults=self.faults,
             journal=self.requests,
             now=self.now,
+            pod_ports=self.pod_ports,
             issuer=lambda: self.issuer,
             address=lambda: f"127.0.0.1:{self._server.port}",
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import importlib
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -34,6 +37,13 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # aiohttp reads the machine's public CAs, twice, where it is imported: a twelfth of what a role's start costs. None of
 # them may be what a test passes by.
 os.environ["SSL_CERT_FILE"] = os.environ["SSL_CERT_DIR"] = os.devnull
+
+
+# No context of the person who runs the suite may be asked, and none be written for them.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="federation-contexts-")
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
+for _name in ("FEDERATION_URL", "FEDERATION_CONTEXT", "FEDERATION_TOKEN_FILE", "FEDERATION_CA_FILE"):
+    os.environ.pop(_name, None)
 
 
 LONGEST = float(os.environ.get("FEDERATION_LONGEST_TEST", "1800"))

@@ -121,7 +121,14 @@ def test_decision_records_are_numbered_in_a_row_and_listed_with_their_titles() -
 
 
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-NOT_OF_TESTS = {"FEDERATION_TOKEN_FILE", "FEDERATION_URL", "FEDERATION_CA_FILE", "FEDERATION_UNSAFE"}
+NOT_OF_TESTS = {
+    "FEDERATION_TOKEN_FILE",
+    "FEDERATION_URL",
+    "FEDERATION_CA_FILE",
+    "FEDERATION_SERVER_NAME",
+    "FEDERATION_CONTEXT",
+    "FEDERATION_UNSAFE",
+}
 """The command line's own, and what one test passes to a process of its own."""
 
 

@@ -6,11 +6,11 @@ import argparse
 import asyncio
 import sys
 
+from federation.cli.hub_access import add_hub_options, hub_client
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb, its own verbs and their options."""
-    from federation.status.client import add_client_arguments
-
     parser = subparsers.add_parser("bundle", help="show the trust bundle in force")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     show = verbs.add_parser(
@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Prints the generation in force and its anchors with provenance and expiry. Exits 1 when no bundle "
         "is in force, 2 when the status API cannot be reached.",
     )
-    add_client_arguments(show)
+    add_hub_options(show)
     form = show.add_mutually_exclusive_group()
     form.add_argument(
         "--pem", action="store_true", help="print the bundle's bytes, as every cluster holds them"
@@ -37,12 +37,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    from federation.status.client import StatusClient, StatusUnavailable
+    from federation.status.client import StatusUnavailable
     from federation.status.encoding import encode_answer
     from federation.status.model import FederationStatus
     from federation.status.text import bundle_lines
 
-    client = StatusClient.from_arguments(args)
+    client = hub_client(args)
     try:
         status = await client.get("/api/v1/status", FederationStatus)
         if status.bundle is None:

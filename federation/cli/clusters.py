@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 import time
@@ -21,8 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from federation.cli.options import add_config, address, load_config
+from federation.cli.hub_access import add_hub_options, hub_client
+from federation.cli.options import add_config, address, completes, load_config, whole_fingerprint
+from federation.cli.prompts import typed_name
 from federation.cli.registration import add_registration_questions
+from federation.cli.tables import Rows, add_table_options
 
 if TYPE_CHECKING:
     from federation.clusters.permissions import CheckResult
@@ -48,7 +50,7 @@ def add_istio_question(questions: argparse._SubParsersAction[argparse.ArgumentPa
         "trusted_node_accounts. What is printed is YAML, one document after another. Exit codes: 0 printed or "
         "written; 1 a file could not be written; 2 the configuration cannot be used, or no cluster has that name.",
     )
-    parser.add_argument("name", metavar="NAME", help="the cluster")
+    completes(parser.add_argument("name", metavar="NAME", help="the cluster"), "clusters")
     add_config(parser)
     parser.add_argument(
         "--format",
@@ -101,8 +103,7 @@ def _files(args: argparse.Namespace, config: HubConfig, name: object) -> list[Se
 
     cluster = next((cluster for cluster in config.clusters if cluster.name == name), None)
     if cluster is None:
-        known = ", ".join(str(cluster.name) for cluster in config.clusters) or "none"
-        raise InvalidValue(f"no cluster is named {name}; there are: {known}")
+        raise InvalidValue(unknown_cluster(str(name), config))
     settings = settings_of(
         config,
         cluster,
@@ -111,6 +112,16 @@ def _files(args: argparse.Namespace, config: HubConfig, name: object) -> list[Se
         revision=label("a revision of Istio")(args.revision) if args.revision else "",
     )
     return [file for form in FORMS if args.format in {form, "all"} for file in settings_files(settings, form)]
+
+
+def unknown_cluster(name: str, config: HubConfig) -> str:
+    """What to say of a name that no cluster of the configuration has."""
+    from federation.core.config.mistakes import nearest
+
+    names = [str(cluster.name) for cluster in config.clusters]
+    near = nearest(name, names)
+    there = f"did you mean {near}?" if near else f"there are: {', '.join(names) or 'none'}"
+    return f"no cluster is named {name}; {there}"
 
 
 def _write_settings(files: list[SettingsFile], directory: Path) -> int:
@@ -146,9 +157,6 @@ LONGEST_WAIT: Final = 14 * 86400.0
 
 def add_join_question(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the question and its options."""
-    from federation.cli.trust import whole_fingerprint
-    from federation.status.client import add_client_arguments
-
     parser = questions.add_parser(
         "join",
         help="bring a mesh that runs on another CA to the hub, step by step",
@@ -158,9 +166,11 @@ def add_join_question(questions: argparse._SubParsersAction[argparse.ArgumentPar
         "whenever something was applied: you can stop at every step. Exit codes: 0 it has joined; 1 something has "
         "to be done there, or time has to pass; 2 its step is not known, or the configuration cannot be used.",
     )
-    parser.add_argument("name", metavar="NAME", help="the cluster, as it is registered")
+    completes(
+        parser.add_argument("name", metavar="NAME", help="the cluster, as it is registered"), "clusters"
+    )
     add_config(parser)
-    add_client_arguments(parser)
+    add_hub_options(parser)
     parser.add_argument(
         "--directory", type=Path, metavar="DIR", help="where files are written (default: join-NAME)"
     )
@@ -193,10 +203,7 @@ def _run_join(args: argparse.Namespace) -> int:
     config = asyncio.run(load_config(args.config))
     cluster = next((cluster for cluster in config.clusters if str(cluster.name) == args.name), None)
     if cluster is None:
-        known = ", ".join(str(cluster.name) for cluster in config.clusters) or "none"
-        print(
-            f"federation clusters join: no cluster is named {args.name}; there are: {known}", file=sys.stderr
-        )
+        print(f"federation clusters join: {unknown_cluster(args.name, config)}", file=sys.stderr)
         return EXIT_UNKNOWN
     end = time.monotonic() + LONGEST_WAIT
     said = ""
@@ -219,10 +226,9 @@ def _run_join(args: argparse.Namespace) -> int:
 def _step(args: argparse.Namespace, config: HubConfig, cluster: ClusterConfig, said: str) -> tuple[str, int]:
     """Do what can be done now; what was said, which is not said twice, and the exit code."""
     from federation.core.trust.joining import JoinStep
-    from federation.status.client import StatusClient
     from federation.status.model import FederationStatus
 
-    client = StatusClient.from_arguments(args)
+    client = hub_client(args)
     status = asyncio.run(client.get("/api/v1/status", FederationStatus))
     view = next((view for view in status.clusters if view.name == args.name), None)
     if view is None:
@@ -330,7 +336,11 @@ class _Attempt:
         return [] if accept_found(self.args, sha256, cluster=name) == 0 else ["it was not accepted"]
 
     def _declare(self) -> list[str]:
-        if not self.args.yes and not _confirmed(self.args.name):
+        name = self.args.name
+        question = (
+            f"Everything was seen that can be. Does nothing but the hub issue in {name}? Type its name:"
+        )
+        if not self.args.yes and not typed_name(question, name):
             return ["the takeover was not declared: it needs --yes, or the cluster's name typed"]
         done = asyncio.run(self.client.operate("takeover", {"cluster": self.args.name}))
         return [f"the takeover is {done.outcome}{f': {done.detail}' if done.detail else ''}"]
@@ -350,18 +360,6 @@ class _Attempt:
         pem = asyncio.run(self.client.get_bytes("/api/v1/bundle.pem"))
         merged = _merged(self.config, self.cluster, self.status, pem)
         return files_for(step, settings, merged, distributors=self.view.publication.other_writers)
-
-
-def _confirmed(name: str) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    print(
-        f"Everything was seen that can be. Does nothing but the hub issue in {name}? Type its name: ",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
-    return sys.stdin.readline().strip() == name
 
 
 def _merged(config: HubConfig, cluster: ClusterConfig, status: FederationStatus, pem: bytes) -> Merged:
@@ -424,6 +422,9 @@ CHECK_LIMIT: Final = 120.0
 
 STATE_LIMIT: Final = 10.0  # seconds for reading the hub's identity from its state
 
+LISTED: Final = ("name", "cluster_id", "network", "attestation", "signer", "controller")
+CHECKED: Final = ("cluster", "role", "check", "outcome", "detail")
+
 _MARKS: Final = {"ok": "ok", "warning": "WARNING", "failed": "FAILED"}
 
 
@@ -450,10 +451,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "ztunnel. Changes nothing. Exit codes: 0 nothing failed (there may be warnings); 1 something failed; 2 the "
         "configuration cannot be used, or no cluster has that name.",
     )
-    checking.add_argument("name", nargs="?", metavar="NAME", help="the cluster to check (default: all)")
-    for question, handler in ((listing, _list), (checking, _check)):
+    completes(
+        checking.add_argument("name", nargs="?", metavar="NAME", help="the cluster to check (default: all)"),
+        "clusters",
+    )
+    for question, handler, columns in ((listing, _list, LISTED), (checking, _check, CHECKED)):
         add_config(question)
-        question.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+        add_table_options(question, columns)
         question.set_defaults(run=handler)
     add_registration_questions(questions)
     add_istio_question(questions)
@@ -463,12 +467,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _list(args: argparse.Namespace) -> int:
     config = asyncio.run(load_config(args.config))
     clusters = [_describe(cluster) for cluster in config.clusters]
-    if args.json:
-        print(json.dumps({"trust_domain": str(config.trust_domain), "clusters": clusters}, indent=2))
-        return 0
-    columns = ("name", "cluster_id", "network", "attestation", "signer", "controller")
-    rows = [[str(cluster[column]) or "-" for column in columns] for cluster in clusters]
-    _print_table([[column.upper() for column in columns], *rows])
+    rows = Rows(LISTED, [[str(each[column]) or "-" for column in LISTED] for each in clusters], clusters)
+    rows.chosen(args).print(
+        args, key="clusters", empty="no cluster is registered", trust_domain=str(config.trust_domain)
+    )
     return 0
 
 
@@ -503,10 +505,7 @@ async def _check_all(args: argparse.Namespace) -> int:
     config = await load_config(args.config)
     chosen = [cluster for cluster in config.clusters if args.name in {None, str(cluster.name)}]
     if args.name is not None and not chosen:
-        known = ", ".join(str(cluster.name) for cluster in config.clusters) or "none"
-        print(
-            f"federation clusters check: no cluster is named {args.name}; there are: {known}", file=sys.stderr
-        )
+        print(f"federation clusters check: {unknown_cluster(args.name, config)}", file=sys.stderr)
         return 2
     turn = asyncio.Semaphore(AT_ONCE)
     identity = await _identity(config)
@@ -514,10 +513,14 @@ async def _check_all(args: argparse.Namespace) -> int:
         tasks = [group.create_task(_check_one(cluster, config, turn, identity)) for cluster in chosen]
     results = [result for task in tasks for result in task.result()]
     failed = any(result.outcome == "failed" for result in results)
-    if args.json:
-        print(json.dumps({"ok": not failed, "results": [_as_json(result) for result in results]}, indent=2))
-    else:
-        _print_results(results)
+    rows = Rows(
+        CHECKED,
+        [(r.cluster, r.role, r.check, _MARKS[r.outcome], r.detail) for r in results],
+        [_as_json(result) for result in results],
+    ).chosen(args)
+    rows.print(args, key="results", ok=not failed)
+    if not args.json:
+        _print_remedies(rows.documents)
     return 1 if failed else 0
 
 
@@ -574,22 +577,9 @@ def _as_json(result: CheckResult) -> dict[str, str]:
     }
 
 
-def _print_results(results: Sequence[CheckResult]) -> None:
-    _print_table(
-        [
-            ["CLUSTER", "ROLE", "CHECK", "OUTCOME", "DETAIL"],
-            *([r.cluster, r.role, r.check, _MARKS[r.outcome], r.detail] for r in results),
-        ]
-    )
-    remedies = [r for r in results if r.outcome != "ok" and r.remedy]
+def _print_remedies(results: Sequence[dict[str, str]]) -> None:
+    remedies = [r for r in results if r["outcome"] != "ok" and r["remedy"]]
     if remedies:
         print("\nwhat to do:")
     for result in remedies:
-        print(f"  {result.cluster}, {result.role}, {result.check}: {result.remedy}")
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, row[-1]]).rstrip())
+        print(f"  {result['cluster']}, {result['role']}, {result['check']}: {result['remedy']}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from federation_sandbox.demo import Demo
 
 RENEW_EVERY = 5.0
+CONTEXT = "demo"
 EXTRA = "demo"  # of federation-hub: it brings federation_sandbox, a separate distribution
 
 
@@ -27,10 +30,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "demo",
         help="start clusters in a box and the hub, prove that every pair can talk, and show it",
         description="Starts member clusters in a box and the hub beside them (both roles, as their own processes), "
-        "lets workloads get certificates through the gRPC listener, publishes the bundle, and proves every "
-        "ordered pair "
-        "of clusters by a handshake. Stays up until interrupted. Exits 0 only if every pair validated. "
-        "Everything is for development: keys are thrown away at the end.",
+        "lets workloads get certificates through the gRPC listener, publishes the bundle, and proves every ordered "
+        "pair of clusters by a handshake. Stays up until interrupted; meanwhile the context demo names its hub. Exits "
+        "0 only if every pair validated. Everything is for development: keys are thrown away at the end. The clusters "
+        "in a box are a distribution of their own, which the extra demo installs.",
     )
     parser.add_argument("--once", action="store_true", help="end as soon as the outcome is known")
     parser.add_argument(
@@ -55,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo; the exit code is 0 only if every pair validated."""
     if find_spec("federation_sandbox") is None:
         print(
-            "federation demo: the clusters in a box are not installed, for they are no part of what runs in production;"
-            f" install federation-hub[{EXTRA}]",
+            "federation demo: the clusters in a box are not installed: they mint tokens, so they are no part of what "
+            f"runs in production; to have them beside this command: pip install 'federation-hub[{EXTRA}]' (in a clone "
+            "of the repository: make demo)",
             file=sys.stderr,
         )
         return 1
@@ -99,6 +103,32 @@ async def _run(args: argparse.Namespace, directory: Path) -> int:
         return 1
 
 
+@contextlib.contextmanager
+def _context(url: str) -> Iterator[None]:
+    """The context ``demo`` while the demo is up; nothing but a message where the file cannot be written."""
+    from federation.cli.context_file import Contexts, HubContext
+
+    try:
+        contexts = Contexts.load()
+        contexts.put(CONTEXT, HubContext(url=url))
+        contexts.save()
+    except FederationError as error:
+        print(f"federation demo: no context was written: {error.diagnostics()}", file=sys.stderr)
+        yield
+        return
+    named = "" if contexts.current == CONTEXT else f" --hub {CONTEXT}"
+    print(f"in another terminal: federation status{named}", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FederationError):
+            contexts = Contexts.load()
+            found = contexts.by_name.get(CONTEXT)
+            if found is not None and found.url == url:  # not of a demo that was started since
+                contexts.remove(CONTEXT)
+                contexts.save()
+
+
 async def _until(stop: asyncio.Event, demo: Demo, args: argparse.Namespace) -> int:
     from federation_sandbox.demo import matrix_table
 
@@ -128,10 +158,11 @@ async def _until(stop: asyncio.Event, demo: Demo, args: argparse.Namespace) -> i
                 )
             print(f"status: {document['status_url']}", flush=True)
         if not args.once:
-            print("stays up until interrupted (Ctrl-C)", file=sys.stderr, flush=True)
-            while not stop.is_set():
-                await demo.renew_due()
-                await asyncio.wait({interrupted}, timeout=RENEW_EVERY)
+            with _context(outcome.document["status_url"]):
+                print("stays up until interrupted (Ctrl-C)", file=sys.stderr, flush=True)
+                while not stop.is_set():
+                    await demo.renew_due()
+                    await asyncio.wait({interrupted}, timeout=RENEW_EVERY)
         return 0 if outcome.success else 1
     finally:
         for task in (work, interrupted):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Final
 
+from federation.cli.parser import Parser
 from federation.core.errors import ConfigurationError, FederationError
 
 VERBS: Final = (
@@ -26,8 +27,13 @@ VERBS: Final = (
     "trust",
     "rotate",
     "pki",
+    "context",
+    "completion",
     "demo",
 )
+
+COMPLETE: Final = "__complete"
+"""What the scripts of ``federation completion`` ask."""
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -42,6 +48,8 @@ EXIT_CODES: Final = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == [COMPLETE]:
+        return _complete(given[1:])
     args = build_parser(given[:1]).parse_args(given)
     try:
         code: int = args.run(args)
@@ -55,9 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def build_parser(wanted: Sequence[str] = ()) -> argparse.ArgumentParser:
+def _complete(words: Sequence[str]) -> int:
+    from federation.cli.completion import answer
+
+    print("\n".join(answer(words)))
+    return 0
+
+
+def build_parser(wanted: Sequence[str] = ()) -> Parser:
     """The parser with the wanted verb, or with all of them where that is not one."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="federation",
         description="One trust for many Istio clusters: signing, bundle publication, proof and status from one hub.",
         epilog=EXIT_CODES,

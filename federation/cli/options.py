@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from federation.core.config.types import Address, seconds
+from federation.core.config.types import Address, fingerprint, seconds
 from federation.core.config.types import address as parse_address
 from federation.core.errors import InvalidValue
 from federation.runtime.logs import FORMATS, LEVELS
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from federation.core.config.hub import HubConfig
 
 _REPLICA: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?", re.ASCII)
+
+
+def completes(action: argparse.Action, what: str) -> argparse.Action:
+    """Have shells complete the action's value: ``clusters`` of the configuration, or ``contexts``."""
+    action.completes = what  # type: ignore[attr-defined]  # argcomplete and shtab mark actions so too
+    return action
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +99,16 @@ def duration(low: float, high: float) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError(f"{error.what}: {error.remedy}") from error
 
     return read
+
+
+def whole_fingerprint(text: str) -> str:
+    """An option that holds the SHA-256 of a certificate."""
+    try:
+        return fingerprint(text)
+    except InvalidValue as error:
+        raise argparse.ArgumentTypeError(
+            f"{error.what}: {error.remedy}; a part of it is never enough"
+        ) from error
 
 
 def replica(text: str) -> str:

@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from federation.cli.options import add_config, address, duration
+from federation.cli.administrator import administrator, default_kubeconfig
+from federation.cli.hub_access import add_hub_options, client_of
+from federation.cli.options import add_config, address, completes, duration
 
 if TYPE_CHECKING:
+    from federation.cli.context_file import HubContext
     from federation.cli.registration_places import Places
     from federation.core.config.hub import HubConfig
     from federation.core.identity import HubIdentity
-    from federation.kubernetes.credentials import LoadedCredentials
     from federation.kubernetes.session import ClusterSession
     from federation.status.client import StatusClient
     from federation.status.model import FederationStatus
@@ -32,7 +34,6 @@ DAY: Final = 86400.0
 TOKEN_LIFE: Final = 365 * DAY
 WAIT: Final = 300.0
 LOOK_EVERY: Final = 1.0
-REQUEST: Final = 30.0  # seconds for one request of an administrator, whose API server may be far away
 MARKS: Final = {"ok": "ok", "warning": "WARNING", "failed": "FAILED"}
 
 Say = Callable[[str], None]
@@ -47,9 +48,10 @@ def add_registration_questions(questions: argparse._SubParsersAction[argparse.Ar
         "gets there, asks, makes them, gives each role a kubeconfig of its own with a token that ends, writes the "
         "cluster into the configuration, and waits until every pair with it is proved. Run twice it changes nothing; "
         "run again after a failure it goes on. The administrator's kubeconfig is used here and stored nowhere. "
-        "Without --url the hub is asked where --config says that it serves status. Exit codes: 0 proved (with --wait "
-        "0: registered); 1 not, or not yet; 2 what was written on the command line or in the configuration cannot be "
-        "used.",
+        "Without --url and --hub the hub is asked where --config says that it serves status, or with --hub-context "
+        "through that cluster's API server; the first time that is written down as a context. Exit codes: 0 proved "
+        "(with --wait 0: registered); 1 not, or not yet; 2 what was written on the command line or in the "
+        "configuration cannot be used.",
     )
     _add_common(adding)
     adding.add_argument(
@@ -127,9 +129,8 @@ def add_registration_questions(questions: argparse._SubParsersAction[argparse.Ar
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    from federation.status.client import add_client_arguments
 
-    parser.add_argument("name", metavar="NAME", help="the cluster's name in the hub")
+    completes(parser.add_argument("name", metavar="NAME", help="the cluster's name in the hub"), "clusters")
     parser.add_argument(
         "--kubeconfig",
         type=Path,
@@ -152,7 +153,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="NAMESPACE",
         help="the hub's namespace in that cluster (default: federation-system)",
     )
-    add_client_arguments(parser)
+    add_hub_options(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(
         "--wait",
@@ -232,6 +233,10 @@ class RunningHub:
     config: HubConfig
     client: StatusClient
     identity: HubIdentity
+    context: HubContext
+    """How it is asked."""
+    known: bool
+    """Whether that is a context of the file, or was named as one."""
 
 
 @asynccontextmanager
@@ -247,6 +252,7 @@ async def opened_hub(args: argparse.Namespace) -> AsyncIterator[RunningHub]:
 
     async with AsyncExitStack() as stack:
         places: Places
+        session: ClusterSession | None = None
         if args.hub_kubeconfig is None and args.hub_context is None:
             places = HubFiles(args.config, args.name)
         else:
@@ -255,7 +261,8 @@ async def opened_hub(args: argparse.Namespace) -> AsyncIterator[RunningHub]:
             places = HubObjects(session, namespace=args.hub_namespace, cluster=args.name)
         text = await places.read()
         config = parse_config(text, file=places.label)
-        client = _client(args, config, isinstance(places, HubFiles))
+        context, known = await _hub_context(args, config, session)
+        client = client_of(context)
         status = await client.get("/api/v1/status", FederationStatus)
         _check_same(status, config, args.name, client.url, places.label)
         leader = next((c for c in status.controllers if c.leader and c.hub), None)
@@ -266,21 +273,37 @@ async def opened_hub(args: argparse.Namespace) -> AsyncIterator[RunningHub]:
                 remedy="see `federation status`; run this again once one leads",
             )
         identity = replace(HubIdentity(check_id(leader.hub)), adopts=config.controller.adopt_hubs)
-        yield RunningHub(places, text, config, client, identity)
+        yield RunningHub(places, text, config, client, identity, context, known)
 
 
-def _client(args: argparse.Namespace, config: HubConfig, here: bool) -> StatusClient:
-    """The client of the options, or where there are none, of the hub that is configured on this machine."""
-    from federation.status.client import StatusClient
+async def _hub_context(
+    args: argparse.Namespace, config: HubConfig, session: ClusterSession | None
+) -> tuple[HubContext, bool]:
+    """The hub of the options, else of the configuration; and whether a context named it.
+
+    A configuration on this machine says where its hub listens, one in a cluster where its Service is: that is
+    reached through the API server that ``session`` is for.
+    """
+    from federation.cli.context_file import Contexts, HubContext
+    from federation.cli.hub_access import hub_context, is_hub_named, service_url, with_options
 
     status = config.status
-    given = args.url or os.environ.get("FEDERATION_URL")
-    if not here or given or status.certificate_file is not None:
-        return StatusClient.from_arguments(args)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(status.listen.host, status.listen.host)  # noqa: S104
-    token = args.token_file or os.environ.get("FEDERATION_TOKEN_FILE") or status.read_token_file
-    shown = f"[{host}]" if ":" in host else host
-    return StatusClient(f"http://{shown}:{status.listen.port}", Path(token) if token else None)
+    if is_hub_named(args):
+        return hub_context(args), not (args.url or (not args.hub and "FEDERATION_URL" in os.environ))
+    here = session is None and status.certificate_file is None
+    if not here and (session is None or Contexts.load().current):
+        return hub_context(args), bool(Contexts.load().current)
+    if session is None:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(status.listen.host, status.listen.host)  # noqa: S104
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{status.listen.port}"
+        token = str(status.read_token_file.absolute()) if status.read_token_file else ""
+        return with_options(args, HubContext(url=url, token_file=token), dict(os.environ)), False
+    tls = status.certificate_file is not None
+    url = await service_url(session, namespace=args.hub_namespace, tls=tls)
+    file = args.hub_kubeconfig or args.kubeconfig or default_kubeconfig()
+    found = HubContext(url=url, kubeconfig=str(file.absolute()), kube_context=args.hub_context or "")
+    return with_options(args, found, dict(os.environ)), False
 
 
 def _check_same(status: FederationStatus, config: HubConfig, name: str, url: str, label: str) -> None:
@@ -301,49 +324,3 @@ def _check_same(status: FederationStatus, config: HubConfig, name: str, url: str
             f"the hub at {url} is another than the one that {label} configures: they differ in {other}",
             remedy="name that hub with --url, or its configuration with --config; wait where it was just edited",
         )
-
-
-async def administrator(
-    stack: AsyncExitStack, file: Path | None, context: str | None, *, name: str
-) -> tuple[ClusterSession, LoadedCredentials]:
-    """A session with a person's kubeconfig, exec plugin included: the person named the file, as for kubectl."""
-    from federation.cli.pinning import read_bounded
-    from federation.core.config.clusters import ClusterTimeouts, Credentials
-    from federation.core.identity import ClusterName
-    from federation.kubernetes.credentials import load_credentials
-    from federation.kubernetes.kubeconfig import MAX_KUBECONFIG_BYTES, exec_command
-    from federation.kubernetes.session import ClusterSession
-    from federation.runtime.clock import SystemClock
-
-    path = file or _default_kubeconfig()
-    text = await asyncio.to_thread(read_bounded, path, MAX_KUBECONFIG_BYTES)
-    command = exec_command(text, file=str(path), context=context)
-    credentials = Credentials(kubeconfig=path, context=context, allowed_exec=(command,) if command else ())
-    clock, cluster = SystemClock(), ClusterName(name)
-    loaded = await load_credentials(credentials, cluster=cluster, clock=clock)
-    session = ClusterSession(
-        loaded, cluster=cluster, timeouts=ClusterTimeouts(request=REQUEST), clock=clock, connections=4
-    )
-    await stack.enter_async_context(session)
-    return session, loaded
-
-
-def _default_kubeconfig() -> Path:
-    from federation.core.errors import FederationError
-
-    named = [path for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
-    if len(named) > 1:
-        raise FederationError(
-            "KUBECONFIG names several files, and this reads one",
-            remedy="name it with --kubeconfig",
-        )
-    return Path(named[0]) if named else Path.home() / ".kube" / "config"
-
-
-def agreed(question: str) -> bool:
-    """Ask a person; False where they do not say yes, or where there is no terminal to ask at."""
-    if not sys.stdin.isatty():
-        print("there is no terminal to ask at: it needs --yes", file=sys.stderr)
-        return False
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}

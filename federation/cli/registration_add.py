@@ -15,19 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from federation.cli.administrator import REQUEST, administrator
+from federation.cli.context_file import Contexts
 from federation.cli.pinning import read_bounded
-from federation.cli.registration import (
-    DAY,
-    LOOK_EVERY,
-    MARKS,
-    REQUEST,
-    Journal,
-    RunningHub,
-    Say,
-    administrator,
-    agreed,
-    opened_hub,
-)
+from federation.cli.prompts import agreed
+from federation.cli.registration import DAY, LOOK_EVERY, MARKS, Journal, RunningHub, Say, opened_hub
 from federation.cli.registration_progress import NAMES, Stage, stages
 from federation.clusters.member_objects import ISTIO_NAMESPACE, member_objects, rights, to_yaml
 from federation.clusters.permissions import CheckResult
@@ -79,6 +71,7 @@ async def add_cluster(args: argparse.Namespace, say: Say, journal: Journal) -> i
             return 1
         else:
             await adding.do(wanted, journal)
+        remember(hub, say)
         if args.wait:
             await _until_proved(args, hub.client, say)
         return _print_settings(args, wanted, say)
@@ -306,6 +299,27 @@ class _Adding:
         if wanted.text is not None:
             await places.replace(wanted.text)
             done(f"the entry {self._args.name} in {places.label}")
+
+
+def remember(hub: RunningHub, say: Say) -> None:
+    """Write the hub down as a context, named after its trust domain, unless it is one or the name is taken."""
+    name = str(hub.config.trust_domain)
+    if hub.known:
+        return
+    try:
+        contexts = Contexts.load()
+        if hub.context in contexts.by_name.values():
+            return
+        if name in contexts.by_name:
+            say(f"the context {name} names another address than {hub.context.url}, and was left as it is")
+            return
+        contexts.put(name, hub.context)
+        contexts.save()
+    except FederationError as error:
+        say(f"no context was written: {error.diagnostics()}")
+        return
+    how = "commands ask it from now on" if contexts.current == name else f"--hub {name} asks it"
+    say(f"the context {name} is in {contexts.path}: {how}")
 
 
 def _cluster_id_findings(cluster: ClusterConfig, names: Sequence[str]) -> list[CheckResult]:

@@ -14,15 +14,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from federation.cli.registration import (
-    LOOK_EVERY,
-    Journal,
-    RunningHub,
-    Say,
-    administrator,
-    agreed,
-    opened_hub,
-)
+from federation.cli.administrator import administrator
+from federation.cli.prompts import agreed
+from federation.cli.registration import LOOK_EVERY, Journal, RunningHub, Say, opened_hub
 from federation.cli.registration_progress import holders
 from federation.clusters.registration import ROLES, MarkedObject, Registrar
 from federation.core.config.entries import without_cluster

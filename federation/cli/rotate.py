@@ -11,14 +11,15 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from federation.core.config.types import fingerprint, seconds
-from federation.core.errors import InvalidValue
+from federation.cli.hub_access import add_hub_options, hub_client, operate
+from federation.cli.options import completes, duration, whole_fingerprint
+from federation.cli.prompts import typed_digits
 
 if TYPE_CHECKING:
-    from federation.status.client import StatusClient
     from federation.status.model import FederationStatus
 
 Run = Callable[[argparse.Namespace], int]
+VERB: Final = "federation rotate"
 YEAR: Final = 366 * 86400.0  # seconds: what is longer was mistyped
 
 _BUT_ABORT: Final = (
@@ -90,7 +91,7 @@ def add_actions(
         " working. The gates out of ACTIVE, ABORTING and EMERGENCY still wait until the certificates that are out "
         "there have expired: where it had its own CA, only once its takeover is declared.",
     )
-    out.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
+    _cluster(out)
     out.add_argument("--reason", required=True, help="why; status shows it")
     back = _action(
         actions,
@@ -100,7 +101,7 @@ def add_actions(
         "Lets a cluster return: it gets certificates again once the bundle in force was read back there, and every "
         "certificate alive there came with each root that is signed under.",
     )
-    back.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
+    _cluster(back)
     over = _action(
         actions,
         "takeover",
@@ -113,7 +114,7 @@ def add_actions(
         " that CA has issued after all. Exits 1 while the cluster keeps a CA that is not accepted, while its "
         "content is not known (unless it is quarantined), or where no cluster has that name.",
     )
-    over.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
+    _cluster(over)
     emergency = _action(
         actions,
         "emergency",
@@ -125,20 +126,20 @@ def add_actions(
     )
     emergency.add_argument(
         "--compromised",
-        type=_whole_fingerprint,
+        type=whole_fingerprint,
         required=True,
         metavar="FINGERPRINT",
         help="the whole SHA-256 of the compromised root or intermediate: 64 hex digits, colons allowed",
     )
     emergency.add_argument(
         "--deadline",
-        type=_seconds,
+        type=duration(0, YEAR),
         metavar="DURATION",
         help='how long what still needs it may go on, such as "30m" or plain seconds (default: 1h)',
     )
     emergency.add_argument(
         "--ttl-cap",
-        type=_seconds,
+        type=duration(0, YEAR),
         metavar="DURATION",
         help="how long certificates may live from now on, so that everything renews soon (default: no cap)",
     )
@@ -153,39 +154,24 @@ def _action(
     does: str,
     description: str,
 ) -> argparse.ArgumentParser:
-    from federation.status.client import add_client_arguments
 
     parser = actions.add_parser(name, help=does, description=description)
-    add_client_arguments(parser)
+    add_hub_options(parser)
     parser.add_argument("--json", action="store_true", help="print the API's answer as JSON")
     parser.set_defaults(run=run)
     return parser
+
+
+def _cluster(parser: argparse.ArgumentParser) -> None:
+    named = parser.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
+    completes(named, "clusters")
 
 
 def _reason(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", default="", help="why; it is kept with the step")
 
 
-def _whole_fingerprint(text: str) -> str:
-    try:
-        return fingerprint(text)
-    except InvalidValue as error:
-        raise argparse.ArgumentTypeError(
-            f"{error.what}: {error.remedy}; a part of it is never enough"
-        ) from error
-
-
-def _seconds(text: str) -> float:
-    try:
-        return seconds(0, YEAR)(float(text) if text.replace(".", "", 1).isdigit() else text)
-    except InvalidValue as error:
-        raise argparse.ArgumentTypeError(f"{error.what}: {error.remedy}") from error
-
-
 WATCH_EVERY: Final = 2.0
-CONFIRMED_BY: Final = 8
-"""Hex digits that a person types: enough to have compared, few enough to type."""
-
 EXIT_REFUSED: Final = 1
 EXIT_UNKNOWN: Final = 2
 DEFAULT_DEADLINE: Final = 3600.0  # seconds; what the controller takes where none is given
@@ -248,31 +234,31 @@ def _show(args: argparse.Namespace, status: FederationStatus) -> int:
 
 def _start(args: argparse.Namespace) -> int:
     given = {} if args.canary is None else {"canary": args.canary}
-    return _operate(args, "start", given | {"reason": args.reason})
+    return operate(args, VERB, "start", given | {"reason": args.reason})
 
 
 def _advance(args: argparse.Namespace) -> int:
-    return _operate(args, "advance", {"reason": args.reason})
+    return operate(args, VERB, "advance", {"reason": args.reason})
 
 
 def _abort(args: argparse.Namespace) -> int:
-    return _operate(args, "abort", {"reason": args.reason})
+    return operate(args, VERB, "abort", {"reason": args.reason})
 
 
 def _restore(args: argparse.Namespace) -> int:
-    return _operate(args, "restore", {"reason": args.reason})
+    return operate(args, VERB, "restore", {"reason": args.reason})
 
 
 def _quarantine(args: argparse.Namespace) -> int:
-    return _operate(args, "quarantine", {"cluster": args.cluster, "reason": args.reason})
+    return operate(args, VERB, "quarantine", {"cluster": args.cluster, "reason": args.reason})
 
 
 def _release(args: argparse.Namespace) -> int:
-    return _operate(args, "release", {"cluster": args.cluster})
+    return operate(args, VERB, "release", {"cluster": args.cluster})
 
 
 def _takeover(args: argparse.Namespace) -> int:
-    return _operate(args, "takeover", {"cluster": args.cluster})
+    return operate(args, VERB, "takeover", {"cluster": args.cluster})
 
 
 def _emergency(args: argparse.Namespace) -> int:
@@ -297,34 +283,16 @@ def _emergency(args: argparse.Namespace) -> int:
             print(
                 "THIS LIST IS NOT KNOWN TO BE COMPLETE: no controller that leads reports it", file=sys.stderr
             )
-    if not args.yes and (code := _confirmed(args.compromised)):
-        return code
+    if not args.yes:
+        question = "Type {digits} of the compromised fingerprint to go on: "
+        if code := typed_digits(args.compromised, question, verb=VERB, unchanged="done"):
+            return code
     given = {"compromised": args.compromised, "reason": args.reason}
     if args.deadline is not None:
         given["deadline"] = str(args.deadline)
     if args.ttl_cap is not None:
         given["ttl_cap"] = str(args.ttl_cap)
-    return _operate(args, "emergency", given)
-
-
-def _confirmed(sha256: str) -> int:
-    """0 where a person types the first digits; else the exit code, having said why."""
-    if not sys.stdin.isatty():
-        print(
-            "federation rotate: there is no terminal to ask at, so it needs --yes; nothing was done",
-            file=sys.stderr,
-        )
-        return EXIT_UNKNOWN
-    print(
-        f"Type the first {CONFIRMED_BY} digits of the compromised fingerprint to go on: ",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
-    if sys.stdin.readline().strip().lower() != sha256[:CONFIRMED_BY]:
-        print("federation rotate: that is not what it begins with; nothing was done", file=sys.stderr)
-        return EXIT_REFUSED
-    return 0
+    return operate(args, VERB, "emergency", given)
 
 
 def _ask(args: argparse.Namespace) -> FederationStatus | None:
@@ -333,30 +301,10 @@ def _ask(args: argparse.Namespace) -> FederationStatus | None:
     from federation.status.model import FederationStatus
 
     try:
-        return asyncio.run(_client(args).get("/api/v1/status", FederationStatus))
+        return asyncio.run(hub_client(args).get("/api/v1/status", FederationStatus))
     except StatusUnavailable as error:
         print(f"federation rotate: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
         return None
-
-
-def _operate(args: argparse.Namespace, verb: str, arguments: Mapping[str, str]) -> int:
-    from federation.status.client import StatusUnavailable
-    from federation.status.text import operation_text
-
-    given = {name: value for name, value in arguments.items() if value or name == "canary"}
-    try:
-        decided = asyncio.run(_client(args).operate(verb, given))
-    except StatusUnavailable as error:
-        print(f"federation rotate: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
-        return EXIT_UNKNOWN
-    _print(args, decided, operation_text(decided))
-    return 0 if decided.outcome == "done" else EXIT_REFUSED
-
-
-def _client(args: argparse.Namespace) -> StatusClient:
-    from federation.status.client import StatusClient
-
-    return StatusClient.from_arguments(args)
 
 
 def _print(args: argparse.Namespace, document: object, text: str) -> None:

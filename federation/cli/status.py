@@ -7,6 +7,8 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
+from federation.cli.hub_access import add_hub_options, hub_client
+
 if TYPE_CHECKING:
     from federation.status.client import StatusClient
 
@@ -15,8 +17,6 @@ WATCH_EVERY = 2.0
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb and its options."""
-    from federation.status.client import add_client_arguments
-
     parser = subparsers.add_parser(
         "status",
         help="show what is going on, and what needs attention",
@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "the matrix, the bundle and the signers. Exits 0 when healthy or degraded, 1 when failing, 2 when the API "
         "cannot be reached. For a pipeline that must know whether every cluster can talk to every other, use verify.",
     )
-    add_client_arguments(parser)
+    add_hub_options(parser)
     parser.add_argument("--json", action="store_true", help="print the API's answer as JSON")
     parser.add_argument(
         "--watch", action="store_true", help="print it again every two seconds until interrupted"
@@ -41,9 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    from federation.status.client import StatusClient
-
-    client = StatusClient.from_arguments(args)
+    client = hub_client(args)
     if not args.watch:
         return await _show(client, as_json=args.json)
     while True:

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from federation.cli.options import add_config
+from federation.cli.hub_access import add_hub_options, hub_client, operate
+from federation.cli.options import add_config, completes, whole_fingerprint
 from federation.cli.pinning import TrustAnswer
+from federation.cli.prompts import typed_digits
+from federation.cli.tables import Rows, add_table_options
 from federation.core.config.hub import AnchorPin, TrustConfig
-from federation.core.config.types import fingerprint
-from federation.core.errors import FederationError, InvalidValue
+from federation.core.documents.trust import Proposal
+from federation.core.errors import FederationError
 from federation.core.pki.certificate import Certificate
 from federation.status.encoding import instant
 from federation.status.model import AnchorView
@@ -31,17 +34,15 @@ if TYPE_CHECKING:
     from federation.cli.pinning import Candidate
     from federation.core.config.hub import HubConfig
 
-CONFIRMED_BY: Final = 8
-"""Hex digits that a person types: enough to have compared, few enough to type."""
+VERB: Final = "federation trust"
+PINS: Final = ("state", "subject", "expires", "cluster", "trust_domain", "sha256")
+PROPOSALS: Final = ("subject", "expires", "cluster", "found_in", "sha256")
 EXIT_REFUSED: Final = 1
-EXIT_USAGE: Final = 2
 EXIT_UNKNOWN: Final = 2
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb, its actions and their options."""
-    from federation.status.client import add_client_arguments
-
     parser = subparsers.add_parser(
         "trust",
         help="show which anchors are pinned and proposed; accept one by its fingerprint",
@@ -52,11 +53,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "list",
         help="show every pin with its state, and every open proposal",
         description="Shows the pins of the configuration with their state, and the anchors that clusters or an "
-        "authority have and that are not pinned. Exits 2 when the status API cannot be reached.",
+        "authority have and that are not pinned. These are two tables: a --filter by a column that one of them lacks "
+        "shows nothing of it. Exits 2 when the status API cannot be reached.",
     )
     add_config(listing)
-    add_client_arguments(listing)
-    listing.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    add_hub_options(listing)
+    add_table_options(listing, (*PINS, *(column for column in PROPOSALS if column not in PINS)))
     listing.set_defaults(run=_list)
     accept = actions.add_parser(
         "accept",
@@ -73,12 +75,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
     )
     whose = accept.add_mutually_exclusive_group()
-    whose.add_argument(
-        "--cluster",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="whose member CA it is; may be repeated (default: every cluster that it was found in)",
+    completes(
+        whose.add_argument(
+            "--cluster",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="whose member CA it is; may be repeated (default: every cluster that it was found in)",
+        ),
+        "clusters",
     )
     whose.add_argument(
         "--shared-root",
@@ -107,7 +112,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     accept.add_argument("--yes", action="store_true", help="do not ask for the fingerprint's first digits")
     add_config(accept)
-    add_client_arguments(accept)
+    add_hub_options(accept)
     accept.set_defaults(run=_accept)
     dismiss = actions.add_parser(
         "dismiss",
@@ -122,12 +127,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FINGERPRINT",
         help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
     )
-    dismiss.add_argument(
-        "--cluster", default="", metavar="NAME", help="only as found in this cluster (default: in every one)"
+    completes(
+        dismiss.add_argument(
+            "--cluster",
+            default="",
+            metavar="NAME",
+            help="only as found in this cluster (default: in every one)",
+        ),
+        "clusters",
     )
     dismiss.add_argument("--reason", default="", metavar="TEXT", help="why, for the audit")
     dismiss.add_argument("--json", action="store_true", help="print the decided operation as JSON")
-    add_client_arguments(dismiss)
+    add_hub_options(dismiss)
     dismiss.set_defaults(run=_dismiss)
     guard = actions.add_parser(
         "guard",
@@ -168,18 +179,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     remove.add_argument("--yes", action="store_true", help="do not ask for the fingerprint's first digits")
     remove.add_argument("--reason", default="", metavar="TEXT", help="why; it is kept with the removal")
     remove.add_argument("--json", action="store_true", help="print the decided operation as JSON")
-    add_client_arguments(remove)
+    add_hub_options(remove)
     remove.set_defaults(run=_remove)
-
-
-def whole_fingerprint(text: str) -> str:
-    """An option that holds the SHA-256 of a certificate."""
-    try:
-        return fingerprint(text)
-    except InvalidValue as error:
-        raise argparse.ArgumentTypeError(
-            f"{error.what}: {error.remedy}; a part of it is never enough"
-        ) from error
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -198,11 +199,14 @@ async def _show(args: argparse.Namespace) -> int:
     except StatusUnavailable as error:
         unavailable = error.diagnostics()
     rows = pin_rows(config.trust, {pin.sha256: _read_pin(pin) for pin in config.trust.anchors}, status)
+    pins = Rows(PINS, [_pin_cells(row) for row in rows], rows).chosen(args)
+    found = status.proposals if status else []
+    proposals = Rows(PROPOSALS, [_proposal_cells(each) for each in found], found).chosen(args)
     if args.json:
-        proposals = status.proposals if status else None
-        print(encode_answer({"pins": rows, "proposals": proposals}).decode())
+        shown = {"pins": pins.documents, "proposals": proposals.documents if status else None}
+        print(encode_answer(shown).decode())
     else:
-        print("\n".join([*pin_lines(rows), *proposal_lines(status)]))
+        print("\n".join([*pin_lines(pins), *(proposal_lines(proposals, found) if status else [])]))
     if unavailable:
         print(f"federation trust: {unavailable}", file=sys.stderr)
         return EXIT_UNKNOWN
@@ -247,47 +251,34 @@ def _guard(args: argparse.Namespace) -> int:
 
 
 def _dismiss(args: argparse.Namespace) -> int:
-    from federation.status.client import StatusClient, StatusUnavailable
-    from federation.status.encoding import encode_answer
-    from federation.status.text import operation_text
-
-    given = {"anchor": args.sha256, "cluster": args.cluster, "reason": args.reason}
-    request = {name: value for name, value in given.items() if value}
-    try:
-        decided = asyncio.run(StatusClient.from_arguments(args).operate("dismiss", request))
-    except StatusUnavailable as error:
-        print(f"federation trust: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
-        return EXIT_UNKNOWN
-    print(encode_answer(decided).decode() if args.json else operation_text(decided))
-    return 0 if decided.outcome == "done" else EXIT_REFUSED
+    return operate(
+        args, VERB, "dismiss", {"anchor": args.sha256, "cluster": args.cluster, "reason": args.reason}
+    )
 
 
 def _remove(args: argparse.Namespace) -> int:
     """Show what will fail, be sure, ask."""
-    from federation.cli.pinning import TrustAnswer
-    from federation.status.client import StatusClient, StatusUnavailable
-    from federation.status.encoding import encode_answer
-    from federation.status.text import operation_text
+    from federation.status.client import StatusUnavailable
 
-    client = StatusClient.from_arguments(args)
     try:
-        status = asyncio.run(client.get("/api/v1/status", TrustAnswer))
-        view = next((view for view in status.unpinned if view.sha256 == args.sha256), None)
-        print("\n".join(removal_lines(view, args.sha256)), file=sys.stderr)
-        if not args.now:
-            print("federation trust: nothing was removed; --now removes it", file=sys.stderr)
-            return EXIT_REFUSED
-        if not args.yes and (code := _confirmed(args.sha256, what="remove it", unchanged="removed")):
-            return code
-        request = {"anchor": args.sha256, "reason": args.reason}
-        decided = asyncio.run(
-            client.operate("remove", {name: text for name, text in request.items() if text})
-        )
+        status = asyncio.run(hub_client(args).get("/api/v1/status", TrustAnswer))
     except StatusUnavailable as error:
-        print(f"federation trust: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
+        print(f"{VERB}: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
         return EXIT_UNKNOWN
-    print(encode_answer(decided).decode() if args.json else operation_text(decided))
-    return 0 if decided.outcome == "done" else EXIT_REFUSED
+    view = next((view for view in status.unpinned if view.sha256 == args.sha256), None)
+    print("\n".join(removal_lines(view, args.sha256)), file=sys.stderr)
+    if not args.now:
+        print("federation trust: nothing was removed; --now removes it", file=sys.stderr)
+        return EXIT_REFUSED
+    if not args.yes and (code := _compared(args.sha256, "remove it", unchanged="removed")):
+        return code
+    return operate(args, VERB, "remove", {"anchor": args.sha256, "reason": args.reason})
+
+
+def _compared(sha256: str, what: str, *, unchanged: str) -> int:
+    """0 where a person says that the fingerprint was compared; else the exit code, having said why."""
+    question = f"Compared with its owner? Type {{digits}} of the fingerprint to {what}: "
+    return typed_digits(sha256, question, verb=VERB, unchanged=unchanged)
 
 
 def _accept(args: argparse.Namespace) -> int:
@@ -315,7 +306,7 @@ def _accept(args: argparse.Namespace) -> int:
             print(f"warning: {warning}", file=sys.stderr)
     pem = after.trust.anchors[-1].file
     print("\n".join([*candidate.lines, f"file     {pem}", "", pin.table]))
-    answer = _confirmed(args.sha256) if not args.yes else 0
+    answer = _compared(args.sha256, "pin it", unchanged="written") if not args.yes else 0
     if answer:
         return answer
     made = write_new(pem, candidate.certificate.pem)
@@ -380,32 +371,10 @@ def _pinned_already(args: argparse.Namespace, config: HubConfig) -> int:
     return 0
 
 
-def _confirmed(sha256: str, *, what: str = "pin it", unchanged: str = "written") -> int:
-    """0 where a person types the first digits; else the exit code, having said why."""
-    if not sys.stdin.isatty():
-        print(
-            f"federation trust: there is no terminal to ask at, so it needs --yes; nothing was {unchanged}",
-            file=sys.stderr,
-        )
-        return EXIT_USAGE
-    print(
-        f"Compared with its owner? Type the first {CONFIRMED_BY} digits of the fingerprint to {what}: ",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
-    if sys.stdin.readline().strip().lower() != sha256[:CONFIRMED_BY]:
-        print(f"federation trust: those are not its first digits; nothing was {unchanged}", file=sys.stderr)
-        return EXIT_REFUSED
-    return 0
-
-
 async def _ask(args: argparse.Namespace, config: HubConfig) -> TrustAnswer:
     from federation.cli.pinning import TrustAnswer
-    from federation.status.client import StatusClient
-    from federation.status.text import printable
 
-    client = StatusClient.from_arguments(args)
+    client = hub_client(args)
     status = await client.get("/api/v1/status", TrustAnswer)
     if status.trust_domain != str(config.trust_domain):
         raise FederationError(
@@ -535,40 +504,44 @@ def removal_lines(view: UnpinnedView | None, sha256: str) -> list[str]:
     ]
 
 
-def pin_lines(rows: Sequence[PinRow]) -> list[str]:
+def _pin_cells(row: PinRow) -> tuple[str, ...]:
+    return (
+        row.state,
+        row.subject or "?",
+        _day(row.not_after),
+        row.cluster or "-",
+        row.trust_domain + (" (foreign, accepted)" if row.foreign_override else ""),
+        row.sha256,
+    )
+
+
+def pin_lines(rows: Rows) -> list[str]:
     """The pins as a table, and below it what is wrong with any of them."""
-    heads = ("STATE", "SUBJECT", "EXPIRES", "CLUSTER", "TRUST DOMAIN", "SHA256")
-    cells = [
-        (
-            row.state,
-            row.subject or "?",
-            _day(row.not_after),
-            row.cluster or "-",
-            row.trust_domain + (" (foreign, accepted)" if row.foreign_override else ""),
-            row.sha256,
-        )
-        for row in rows
-    ]
-    problems = [f"{row.sha256[:16]}: {printable(row.problem)}" for row in rows if row.problem]
-    return ["pins:", *table(heads, cells), *problems]
+    problems = [f"{row.sha256[:16]}: {printable(row.problem)}" for row in rows.documents if row.problem]
+    return ["pins:", *rows.lines, *problems]
 
 
-def proposal_lines(status: TrustAnswer | None) -> list[str]:
-    """The open proposals; nothing where the hub was not asked."""
-    if status is None:
-        return []
-    if not status.proposals:
+def _proposal_cells(proposal: Proposal) -> tuple[str, ...]:
+    return (
+        proposal.subject or "?",
+        _day(instant(proposal.not_after)),
+        proposal.cluster or "-",
+        proposal.origin,
+        proposal.sha256,
+    )
+
+
+def proposal_lines(rows: Rows, found: Sequence[Proposal]) -> list[str]:
+    """The open proposals that are shown, of all that were found."""
+    if not found:
         return ["", "no open proposal: nothing was found that is not pinned"]
-    heads = ("SUBJECT", "EXPIRES", "CLUSTER", "FOUND IN", "SHA256")
-    cells = [
-        (p.subject or "?", _day(instant(p.not_after)), p.cluster or "-", p.origin, p.sha256)
-        for p in status.proposals
-    ]
+    if not rows.cells:
+        return []
     return [
         "",
         "found and not trusted; accept with `federation trust accept SHA256`, which pins it as the member CA",
         "of every cluster that it was found in, or dismiss with `federation trust dismiss SHA256`:",
-        *table(heads, cells),
+        *rows.lines,
     ]
 
 

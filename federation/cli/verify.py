@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from federation.cli.hub_access import add_hub_options, hub_client
+
 if TYPE_CHECKING:
     from federation.status.client import StatusClient, StatusUnavailable
     from federation.status.model import Attention, FederationStatus, MatrixView
@@ -24,8 +26,6 @@ MOST_LINES = 20
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb and its options."""
-    from federation.status.client import add_client_arguments
-
     parser = subparsers.add_parser(
         "verify",
         help="exit 0 only if every cluster can talk to every other",
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "configuration asks for nothing that is not followed, and nothing is unknown; 1 otherwise, with a line for "
         "each cause; 2 when the status API cannot be reached.",
     )
-    add_client_arguments(parser)
+    add_hub_options(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the matrix as JSON, with `good` and every cause"
     )
@@ -67,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    from federation.status.client import StatusClient, StatusUnavailable
+    from federation.status.client import StatusUnavailable
 
-    client = StatusClient.from_arguments(args)
+    client = hub_client(args)
     until = time.monotonic() + args.wait
     while True:
         outcome = await _ask(client)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import os
+import socket
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from federation.core.config.hub import StatusConfig
 from federation.core.config.types import is_loopback
-from federation.core.errors import FederationError, Unavailable
+from federation.core.errors import ClusterError, FederationError, Unavailable
 from federation.files import read_in_time
 from federation.status.encoding import decode_answer
 from federation.status.model import ProblemDetails
@@ -28,7 +29,10 @@ OPERATIONS: Final = "/api/v1/operations"
 DECISION_TIMEOUT: Final = 40.0  # the leader decides within some seconds; the API itself waits for 20
 MOST_BYTES: Final = 64 * 1024 * 1024  # 200 clusters with every pair failing stay below one
 MOST_TOKEN_BYTES: Final = 4096
-UNREACHED: Final = "check --url and that a controller runs; `--ca-file` names the CA of a TLS listener"
+UNREACHED: Final = (
+    "check --url, or `federation context show`, and that a controller runs; --ca-file names the CA of a TLS "
+    "listener, --server-name the name in its certificate"
+)
 MAYBE_DONE: Final = "it may still be done: look at `federation rotate status` before asking again"
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
@@ -41,21 +45,23 @@ class StatusUnavailable(Unavailable):
     default_reason = "status_unavailable"
 
 
+OpenWay = Callable[[], AbstractAsyncContextManager[socket.socket]]
+"""Opens a connected socket that leads to the hub, and closes it. Raises FederationError."""
+
+
 @dataclass(frozen=True, slots=True)
 class StatusClient:
-    """One hub to ask. The token file is read at each question."""
+    """One hub to ask. The token file is read at each question.
+
+    ``server_name`` is what its certificate is verified by, where that is not the host of ``url``. ``way`` leads there
+    where nothing listens for us at that host; TLS is then spoken with the hub through it, as everywhere.
+    """
 
     url: str
     token_file: Path | None = None
     ca_file: Path | None = None
-
-    @classmethod
-    def from_arguments(cls, args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Self:
-        """From ``--url``, ``--token-file`` and ``--ca-file``, else the environment, else the default."""
-        token = args.token_file or environment.get("FEDERATION_TOKEN_FILE")
-        authority = args.ca_file or environment.get("FEDERATION_CA_FILE")
-        url: str = args.url or environment.get("FEDERATION_URL") or DEFAULT_URL
-        return cls(url.rstrip("/"), Path(token) if token else None, Path(authority) if authority else None)
+    server_name: str = ""
+    way: OpenWay | None = None
 
     async def get(self, path: str, kind: type[Answer]) -> Answer:
         """The answer of ``path``; raises StatusUnavailable."""
@@ -93,23 +99,36 @@ class StatusClient:
     async def _ask(
         self, method: str, path: str, *, accepted: frozenset[int], timeout: float, body: bytes | None = None
     ) -> bytes:
-        limit = aiohttp.ClientTimeout(total=timeout)
         sent = False
         try:
-            headers = await _read(self.token_file, self._headers)
-            headers |= {"Content-Type": "application/json"} if body is not None else {}
-            connector = aiohttp.TCPConnector(ssl=await _read(self.ca_file, self._tls))
-            sent = body is not None
-            async with (
-                aiohttp.ClientSession(connector=connector, timeout=limit, trust_env=False) as session,
-                session.request(
-                    method, self.url + path, headers=headers, data=body, allow_redirects=False
-                ) as response,
-            ):
-                answer = await self._body(response)
-                if response.status not in accepted:
-                    raise self._refused(path, response.status, answer)
-                return answer
+            async with AsyncExitStack() as stack:
+                headers = await _read(self.token_file, self._headers)
+                headers |= {"Content-Type": "application/json"} if body is not None else {}
+                tls = await _read(self.ca_file, self._tls)
+                connector = await self._connector(stack)
+                session = await stack.enter_async_context(
+                    aiohttp.ClientSession(
+                        connector=connector, timeout=aiohttp.ClientTimeout(total=timeout), trust_env=False
+                    )
+                )
+                sent = body is not None
+                async with session.request(
+                    method,
+                    self.url + path,
+                    headers=headers,
+                    data=body,
+                    allow_redirects=False,
+                    ssl=tls,
+                    server_hostname=self.server_name or None,
+                ) as response:
+                    answer = await self._body(response)
+                    if response.status not in accepted:
+                        raise self._refused(path, response.status, answer)
+                    return answer
+        except ClusterError as error:
+            raise StatusUnavailable(
+                error.what, where=f"{self.url}{path} through {error.where}", remedy=error.remedy
+            ) from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
             maybe_done = sent and not isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
@@ -118,6 +137,12 @@ class StatusClient:
                 where=self.url + path,
                 remedy=MAYBE_DONE if maybe_done else UNREACHED,
             ) from error
+
+    async def _connector(self, stack: AsyncExitStack) -> aiohttp.TCPConnector:
+        if self.way is None:
+            return aiohttp.TCPConnector()
+        connected = await stack.enter_async_context(self.way())
+        return aiohttp.TCPConnector(socket_factory=lambda _: connected, resolver=_Nowhere(), force_close=True)
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
@@ -134,7 +159,7 @@ class StatusClient:
             details = ProblemDetails(title="", status=status)
         said = details.detail
         remedy = {
-            401: "give the status token with --token-file",
+            401: "give the status token with --token-file, or to the context with `federation context add --replace`",
             403: "give the operate token with --token-file; without tokens, ask on the hub's machine",
         }
         return StatusUnavailable(
@@ -147,7 +172,7 @@ class StatusClient:
         if self.token_file is None:
             return {}
         parts = urlsplit(self.url)
-        if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        if parts.scheme != "https" and self.way is None and not is_loopback(parts.hostname or ""):
             raise ValueError("a token is not sent over plain HTTP to another machine; use https")
         with self.token_file.open("rb") as opened:
             token = opened.read(MOST_TOKEN_BYTES).strip()
@@ -159,29 +184,25 @@ class StatusClient:
         return True if self.ca_file is None else ssl.create_default_context(cafile=self.ca_file)
 
 
+class _Nowhere(AbstractResolver):
+    """Names are not looked up where the connection is there already; what is answered is not connected to."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """One address, for form's sake."""
+        del family
+        return [
+            ResolveResult(hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0)
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
 async def _read(file: Path | None, read: Callable[[], T]) -> T:
     """What ``read`` makes of that file, if any. Raises ValueError where it hangs, for that is no slow answer."""
     try:
         return await read_in_time(str(file or ""), read)
     except TimeoutError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
-
-
-def add_client_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every verb that asks the API."""
-    parser.add_argument(
-        "--url", help=f"the status API (default: environment variable FEDERATION_URL, or {DEFAULT_URL})"
-    )
-    parser.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="file that holds the token that reads, or the one that operates, which reads as well (default: "
-        "environment variable FEDERATION_TOKEN_FILE)",
-    )
-    parser.add_argument(
-        "--ca-file",
-        type=Path,
-        metavar="FILE",
-        help="CA certificates to verify an https URL by (default: FEDERATION_CA_FILE, or the system's)",
-    )

@@ -113,6 +113,8 @@ def _subresource_entry(name: str, kind: str, *, namespaced: bool) -> Obj:
     if name.endswith("/token"):
         entry = _entry(name, "TokenRequest", ["create"], "", namespaced=namespaced)
         entry |= {"group": AUTHENTICATION, "version": "v1"}
+    elif name.endswith("/portforward"):
+        entry = _entry(name, "PodPortForwardOptions", ["create", "get"], "", namespaced=namespaced)
     else:
         entry = _entry(name, kind, _SUBRESOURCE_VERBS, "", namespaced=namespaced)
     return entry | {"singularName": ""}

@@ -68,10 +68,18 @@ PODS = _core(
     "Pod",
     singular="pod",
     short_names=("po",),
-    subresources=frozenset({"status"}),
+    subresources=frozenset({"status", "portforward"}),
     selectable=frozenset(
         {"spec.nodeName", "spec.serviceAccountName", "status.phase", "status.podIP", "spec.schedulerName"}
     ),
+    returns_deleted=True,
+)
+SERVICES = _core(
+    "services",
+    "Service",
+    singular="service",
+    short_names=("svc",),
+    subresources=frozenset({"status"}),
     returns_deleted=True,
 )
 SERVICE_ACCOUNTS = _core(
@@ -184,6 +192,7 @@ CLUSTER_TRUST_BUNDLES = {
 BUILT_IN = (
     NAMESPACES,
     PODS,
+    SERVICES,
     SERVICE_ACCOUNTS,
     NODES,
     CONFIG_MAPS,

@@ -16,7 +16,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
@@ -27,14 +27,14 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from federation_sandbox.apiserver import requests
+from federation_sandbox.apiserver import port_forward, requests
 from federation_sandbox.apiserver.authentication import ANONYMOUS, Authenticator, KeyRing, User
 from federation_sandbox.apiserver.discovery import Discovery
 from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Faults, Garbage, Gone, Hang
 from federation_sandbox.apiserver.lists import Selection
 from federation_sandbox.apiserver.rbac import Rbac
 from federation_sandbox.apiserver.requests import RequestInfo, read_request
-from federation_sandbox.apiserver.resources import ResourceTable
+from federation_sandbox.apiserver.resources import PODS, ResourceTable
 from federation_sandbox.apiserver.rest import Call, Rest
 from federation_sandbox.apiserver.reviews import Reviews
 from federation_sandbox.apiserver.status import (
@@ -42,6 +42,7 @@ from federation_sandbox.apiserver.status import (
     expired,
     method_not_allowed,
     no_such_resource,
+    not_found,
     too_large,
 )
 from federation_sandbox.apiserver.store import Store, encode
@@ -129,6 +130,8 @@ class Parts:
     faults: Faults
     journal: Journal
     now: Callable[[], datetime]
+    pod_ports: Mapping[tuple[str, str, int], int]
+    """Where on this machine it is that listens at a port of a pod: by namespace, pod and port."""
     issuer: Callable[[], str]
     address: Callable[[], str]  # host:port, known once the server listens
 
@@ -161,6 +164,8 @@ class Handler:
             self._parts.rbac.check(user, info)
             if info.verb == "watch":
                 return await self._watch(request, info, user)
+            if (info.resource, info.subresource) == ("pods", "portforward"):
+                return await self._forward(request, info, user)
             reply = await self._answer(request, info, user)
         except ApiError as error:
             reply = _Reply(error.code, encode(error.status()), headers=error.headers)
@@ -225,6 +230,16 @@ class Handler:
             body=body,
         )
         return _Reply(*self._parts.rest.answer(resource, call))
+
+    async def _forward(self, request: web.BaseRequest, info: RequestInfo, user: User) -> web.StreamResponse:
+        self._parts.rbac.check(user, replace(info, verb="create"))
+        port = port_forward.wanted_port(request)
+        if self._parts.store.get(PODS, info.namespace, info.name) is None:
+            raise not_found(PODS, info.name)
+        self._record(user, info, 101)
+        return await port_forward.forward(
+            request, port, self._parts.pod_ports.get((info.namespace, info.name, port))
+        )
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         try:

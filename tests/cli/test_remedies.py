@@ -85,7 +85,8 @@ def _children(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
 
 def command_problem(command: str) -> str:
     """Why the command line would not take it; empty where it would, or where only arguments are missing."""
-    parser, given = build_parser(), command.split()[1:]
+    parser: argparse.ArgumentParser = build_parser()
+    given = command.split()[1:]
     while given and (children := _children(parser)):
         word = given.pop(0)
         if word not in children:

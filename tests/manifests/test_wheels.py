@@ -89,5 +89,5 @@ def test_without_the_extra_the_verb_says_what_to_install(wheels: dict[str, Path]
     )
 
     assert done.returncode == 1
-    assert "install federation-hub[demo]" in done.stderr
+    assert "pip install 'federation-hub[demo]'" in done.stderr
     assert done.stdout == ""

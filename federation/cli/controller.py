@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
     from federation.cli.mounted_operations import operation_mac, operations
-    from federation.cli.process import announce, listening, open_store, serve_probes
+    from federation.cli.process import announce, listening, open_secret, open_store, serve_probes
+    from federation.controller.member import Member
     from federation.controller.role import ControllerRole
     from federation.status.app import create_app
     from federation.status.authorization import check_tokens
@@ -76,6 +77,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
     mac = operation_mac(config)
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(config.current.state, clock))
+        secret = await stack.enter_async_context(open_secret(config.current, "controller", clock))
         role = ControllerRole(
             config=config,
             store=store,
@@ -84,6 +86,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
             jitter=random.SystemRandom(),
             mac=mac,
             signer_address=args.signer_address,
+            open_member=partial(Member.open, secret=secret),
         )
         await serve_probes(stack, args.probes, clock, partial(_is_ready, role, store))
         server = serve(

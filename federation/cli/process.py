@@ -12,10 +12,10 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from federation.core.clock import Clock
-from federation.core.config.hub import StateConfig
+from federation.core.config.hub import HubConfig, StateConfig
 from federation.core.config.types import Address
 from federation.core.errors import ConfigurationError, Mistake, NotReady
 from federation.runtime import logs, processes
@@ -24,6 +24,7 @@ from federation.runtime.config_source import ConfigSource
 from federation.runtime.processes import handled
 
 if TYPE_CHECKING:
+    from federation.kubernetes.token_places import KubeconfigSecret
     from federation.state.store import StateStore
 
 _logger = logging.getLogger(__name__)
@@ -145,6 +146,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+SECRET_CONNECTIONS: Final = 4
 CONNECTIONS: Final = 16
 """Requests under way at once: a controller reads many small documents one beside the other."""
 
@@ -183,6 +185,34 @@ async def _objects(state: StateConfig, clock: Clock) -> AsyncIterator[StateStore
         connections=CONNECTIONS,
     ) as session:
         yield KubernetesStore(session, clock, namespace=state.namespace, jitter=random.SystemRandom())
+
+
+@contextlib.asynccontextmanager
+async def open_secret(
+    config: HubConfig, role: Literal["signer", "controller"], clock: Clock
+) -> AsyncIterator[KubeconfigSecret | None]:
+    """The Secret that the role's kubeconfigs are mounted from, None where none is configured; nothing is sent yet.
+
+    Raises ConfigurationError for credentials that cannot be used.
+    """
+    secrets = config.kubeconfig_secrets
+    if secrets is None:
+        yield None
+        return
+    from federation.clusters.members import followed
+    from federation.core.config.clusters import ClusterTimeouts
+    from federation.core.identity import ClusterName
+    from federation.kubernetes.token_places import KubeconfigSecret
+
+    async with followed(
+        secrets.credentials,
+        cluster=ClusterName("hub"),
+        timeouts=ClusterTimeouts(),
+        clock=clock,
+        connections=SECRET_CONNECTIONS,
+    ) as session:
+        name = secrets.signer if role == "signer" else secrets.controller
+        yield KubeconfigSecret(session, namespace=secrets.namespace, name=name)
 
 
 def _missing(key: str) -> ConfigurationError:

@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
-    from federation.cli.process import announce, listening, open_store, serve_probes
+    from federation.cli.process import announce, listening, open_secret, open_store, serve_probes
+    from federation.signer.registry import connect
     from federation.signer.role import SignerRole
     from federation.status.authorization import check_tokens
     from federation.status.server import create_health_app, serve
@@ -66,6 +67,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
     config, clock = process.config, process.clock
     await check_tokens(config.current.status)
     async with contextlib.AsyncExitStack() as stack:
+        secret = await stack.enter_async_context(open_secret(config.current, "signer", clock))
         role = SignerRole(
             config=config,
             store=await stack.enter_async_context(open_store(config.current.state, clock)),
@@ -74,6 +76,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
             random_bytes=os.urandom,
             jitter=random.SystemRandom(),
             listen=args.listen,
+            connect=partial(connect, secret=secret),
         )
         await serve_probes(stack, args.probes, clock, partial(_is_ready, role))
         health = args.health or config.current.signer.health_listen

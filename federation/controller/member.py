@@ -61,6 +61,7 @@ from federation.core.trust.joining import IstioSeen
 from federation.kubernetes.budget import Budgets
 from federation.kubernetes.objects import ObjectKey
 from federation.kubernetes.session import MEMBER_ANSWER_BYTES, ClusterSession
+from federation.kubernetes.token_places import KubeconfigSecret
 from federation.kubernetes.token_renewal import TokenRenewal
 
 COUNT_SPACING: Final = 1000.0
@@ -137,12 +138,18 @@ async def _for_good(work: Callable[[], Awaitable[None]]) -> None:
 class Member:
     """One member cluster while this controller leads. Made by :meth:`open`."""
 
-    def __init__(self, session: ClusterSession, config: ClusterConfig, around: MemberDependencies) -> None:
+    def __init__(
+        self,
+        session: ClusterSession,
+        config: ClusterConfig,
+        around: MemberDependencies,
+        secret: KubeconfigSecret | None = None,
+    ) -> None:
         self.config: Final = config
         self._session = session
         self._around = around
         self._clock = around.clock
-        self._renewal = TokenRenewal(session, clock=around.clock, jitter=around.jitter)
+        self._renewal = TokenRenewal(session, clock=around.clock, jitter=around.jitter, secret=secret)
         self._contents = Contents(ours=around.trust.is_ours)
         self._reading = ForeignContents(
             self._contents,
@@ -274,8 +281,13 @@ class Member:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, config: ClusterConfig, around: MemberDependencies) -> AsyncIterator[Member]:
-        """The member with its tasks running. Raises what its session or tasks raise."""
+    async def open(
+        cls, config: ClusterConfig, around: MemberDependencies, *, secret: KubeconfigSecret | None = None
+    ) -> AsyncIterator[Member]:
+        """The member with its tasks running. Raises what its session or tasks raise.
+
+        ``secret`` is what the controllers' kubeconfigs are mounted from.
+        """
         session = await ClusterSession.open(
             config.controller,
             cluster=config.name,
@@ -286,7 +298,8 @@ class Member:
             most_bytes=MEMBER_ANSWER_BYTES,
         )
         async with session, asyncio.TaskGroup() as group:
-            member = cls(session, config, around)
+            member = cls(session, config, around, secret)
+            await member._renewal.catch_up()
             works = [
                 member._watch.run,
                 member._renewal.run,

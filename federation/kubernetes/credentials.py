@@ -20,7 +20,7 @@ import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -49,7 +49,7 @@ from federation.kubernetes.kubeconfig import (
     Material,
     parse_kubeconfig,
 )
-from federation.kubernetes.token_life import NO_LIFE, TokenLife, token_life
+from federation.kubernetes.token_life import NO_LIFE, TokenLife, is_newer, token_life
 
 _logger = logging.getLogger(__name__)
 
@@ -204,6 +204,7 @@ class LoadedCredentials:
         self._plugin_ran_at = -REREAD_SECONDS
         self._access: Access | None = None
         self._life = NO_LIFE
+        self._adopted = ""  # a token that is newer than the one in its file, as far as it is known
         self._read_at = 0.0
 
     def __repr__(self) -> str:
@@ -225,6 +226,15 @@ class LoadedCredentials:
         name = self._entry.token_file
         own = f"{Path(self._source).name}{TOKEN_SUFFIX}"
         return self._directory / name if name == own else None
+
+    def adopt(self, token: str) -> None:
+        """Use this token from now on, until its file holds one that is as new: a mount may lag behind its Secret."""
+        self._adopted = token
+        if self._bytes is None or self._access is None or not is_newer(token, self._bytes.token):
+            return
+        self._bytes = replace(self._bytes, token=token)
+        self._access = Access(token, self._access.tls)
+        self._life = token_life(token)
 
     async def access(self, *, renew: bool = False) -> Access:
         """What the next request is to use; ``renew`` (after a 401) reads and runs everything again.
@@ -263,6 +273,8 @@ class LoadedCredentials:
             now = self._bytes
         self._read_at = self._clock.monotonic()
         plugin = await self._run_plugin(now.authority, renew=renew)
+        if self._adopted and is_newer(self._adopted, now.token):
+            now = replace(now, token=self._adopted)
         if self._access is not None and now == self._bytes and plugin is self._plugin:
             return
         try:

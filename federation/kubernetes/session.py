@@ -192,8 +192,12 @@ class ClusterSession:
         """The file of the role's token where it is named after its kubeconfig: then the role renews it."""
         return self._credentials.own_token_file
 
+    def adopt(self, token: str) -> None:
+        """Send this token from now on, until its file holds one that is as new."""
+        self._credentials.adopt(token)
+
     async def current_token(self) -> str:
-        """The token as its file has it now. Raises ClusterUnauthorized where it cannot be read."""
+        """The token to send, after its file was read again. Raises ClusterUnauthorized where it cannot be read."""
         return (await self._access("read its token", renew=True)).token
 
     async def get(

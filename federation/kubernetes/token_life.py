@@ -50,6 +50,12 @@ def token_life(token: str) -> TokenLife:
     return TokenLife(_instant(claims.get("iat")), _instant(claims.get("exp")), _account(claims.get("sub")))
 
 
+def is_newer(token: str, other: str) -> bool:
+    """Whether it is of the same account as ``other``, and was issued later. False where either does not say."""
+    one, two = token_life(token), token_life(other)
+    return one.account is not None and one.account == two.account and one.issued > two.issued > 0
+
+
 def _instant(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e11:
         return 0.0

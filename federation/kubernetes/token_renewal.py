@@ -1,20 +1,17 @@
 """A role's token for one member cluster, renewed by the role itself before it ends.
 
-It asks for a new token of its own account (TokenRequest), for which it has the right to this one account's tokens, and
-writes it where the old one came from: the file beside its kubeconfig that is named after it. A ``tokenFile`` of any
-other name is another's to renew, and so is one in a directory that this process cannot write, as a mounted Secret
-is. Several processes may share the file: each looks at it again right before it asks.
+It asks for a new token of its own account (TokenRequest), for which it has the right to this one account's tokens,
+uses it at once, and stores it where the old one came from: in the file beside its kubeconfig that is named after it, or
+where that is a mount of a Secret, in this Secret. A ``tokenFile`` of any other name is another's to renew, and so is
+one in a directory that this process cannot write where no Secret is configured. Several processes may share the place:
+each looks at it again right before it asks.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import random
-import tempfile
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
@@ -24,7 +21,8 @@ from federation.core.documents.credential import CredentialReport
 from federation.core.errors import ClusterForbidden, ClusterGarbage, FederationError
 from federation.files import read_in_time
 from federation.kubernetes.session import SMALL_ANSWER_BYTES, ClusterSession
-from federation.kubernetes.token_life import MOST_TOKEN, TokenLife, token_life
+from federation.kubernetes.token_life import MOST_TOKEN, TokenLife, is_newer, token_life
+from federation.kubernetes.token_places import KubeconfigSecret, TokenFile, TokenPlace, may_keep
 
 _logger = logging.getLogger(__name__)
 
@@ -42,14 +40,26 @@ NO_RIGHT: Final = "apply manifests/member there: it grants each role tokens of i
 class TokenRenewal:
     """Keeps the token of one session's role current; :meth:`run` it beside the session."""
 
-    def __init__(self, session: ClusterSession, *, clock: Clock, jitter: random.Random) -> None:
+    def __init__(
+        self,
+        session: ClusterSession,
+        *,
+        clock: Clock,
+        jitter: random.Random,
+        secret: KubeconfigSecret | None = None,
+    ) -> None:
+        """``secret`` is what the role's kubeconfigs are mounted from, where they are and it may write it."""
         self._session = session
         self._clock = clock
         self._jitter = jitter
+        self._secret = secret
         self._renewed = 0.0
         self._failed = 0.0
         self._problem: FederationError | None = None
-        self._file: Path | None = None  # to write, where it is this process's to write
+        self._place: TokenPlace | None = None  # to store it in, where it is this process's to renew
+        self._unstored: tuple[str, str] | None = (
+            None  # what is in its place, and the token in use to replace it
+        )
 
     @property
     def report(self) -> CredentialReport:
@@ -58,20 +68,36 @@ class TokenRenewal:
         return CredentialReport(
             issued=life.issued,
             expires=life.expires,
-            renews=self._file is not None,
+            renews=self._place is not None,
+            stored=self._place.label if self._place is not None else "",
             renewed=self._renewed,
             failed=self._failed,
             problem=self._problem.what if self._problem is not None else "",
             remedy=self._problem.remedy if self._problem is not None else "",
         )
 
-    async def _find_file(self) -> None:
-        """See whether there is a file that this process may write. Raises OSError where its directory hangs."""
+    async def _find_place(self) -> None:
+        """See where a new token would be stored. Raises OSError where the file's directory hangs."""
         file = self._session.own_token_file
-        if file is not None:
-            may = await read_in_time(f"may write {file}", partial(os.access, file.parent, os.W_OK))
-            file = file if may else None
-        self._file = file
+        self._place = None
+        if file is None:
+            return
+        if await read_in_time(f"may write {file}", partial(may_keep, file.parent)):
+            self._place = TokenFile(file)
+        elif self._secret is not None:
+            self._place = self._secret.place(file.name)
+
+    async def catch_up(self) -> None:
+        """Before the first request: use a newer token than the mounted one, which may have ended while nothing ran.
+
+        Raises nothing; asked for is only where the mounted one is due.
+        """
+        try:
+            await self._find_place()
+            if self._place is not None and self._is_due(self._session.credential_life):
+                await self._stored(self._place)
+        except (FederationError, OSError) as error:
+            self._note(error)
 
     async def run(self) -> None:
         """Renew whenever it is due, until cancelled. Raises nothing that the cluster or the disk could cause."""
@@ -83,29 +109,72 @@ class TokenRenewal:
             await self._clock.sleep(self._pause(self._session.credential_life))
 
     def _pause(self, life: TokenLife) -> float:
-        """Until it is due, with jitter so that processes which share the file do not ask at the same moment."""
+        """Until it is due, with jitter so that processes which share the place do not ask at the same moment."""
         if not life.length:
             return LONGEST_PAUSE
         between = min(max(life.length / RETRIES, SHORTEST_PAUSE), LONGEST_PAUSE)
         until = life.due - self._clock.now().timestamp()
+        if self._unstored is not None:
+            until = 0.0
         return min(max(until, between), LONGEST_PAUSE) + self._jitter.uniform(0, between / 2)
 
+    def _is_due(self, life: TokenLife) -> bool:
+        return bool(life.length) and life.due <= self._clock.now().timestamp()
+
     async def look(self) -> None:
-        """Renew it if it is due. Raises ClusterErrors, and OSError where the file cannot be written."""
-        await self._find_file()
-        file = self._file
-        if file is None or self._session.credential_life.due > self._clock.now().timestamp():
+        """Renew it if it is due, and store it. Raises ClusterErrors, and OSError where a file cannot be written.
+
+        It is asked for even where its place cannot be read or written: a token in use is worth more than one in store.
+        """
+        await self._find_place()
+        place = self._place
+        if place is None:
             return
-        token = await self._session.current_token()
-        life = token_life(token)
-        if not life.length or life.due > self._clock.now().timestamp():
-            return  # another process has renewed it
+        if self._is_due(self._session.credential_life):
+            await self._renew(place)
+        if self._unstored is not None:
+            await self._store(place)
+
+    async def _renew(self, place: TokenPlace) -> None:
+        """Ask for a token, unless another process has done so, and use it."""
+        in_use = await self._session.current_token()
+        stored = in_use
+        try:
+            stored = await self._stored(place)
+        except (FederationError, OSError) as error:
+            self._note(error)
+        life = self._session.credential_life
+        if not self._is_due(life):
+            self._failed, self._problem = 0.0, None  # another process has renewed it
+            return
         fresh = await self._ask(life)
-        await read_in_time(f"write {file}", partial(replace_token, file, before=token, after=fresh))
-        self._renewed, self._failed, self._problem = self._clock.now().timestamp(), 0.0, None
+        self._session.adopt(fresh)
+        self._unstored = (stored, fresh)
         _logger.info(
             "its token was renewed", extra={"cluster": str(self._session.name), "account": str(life.account)}
         )
+
+    async def _stored(self, place: TokenPlace) -> str:
+        """The token in its place, which is used where it is newer than the one in use."""
+        stored = await place.read()
+        if is_newer(stored, await self._session.current_token()):
+            self._session.adopt(stored)
+            self._unstored = None
+        return stored
+
+    async def _store(self, place: TokenPlace) -> None:
+        """Put the token in use in its place; one that another process has put there meanwhile stays, and will do."""
+        if self._unstored is None:
+            return
+        before, fresh = self._unstored
+        there = await place.replace(before=before, after=fresh)
+        if is_newer(fresh, there) and self._is_due(token_life(there)):
+            # Something has put an older one back, such as what else applies that Secret: the next start needs this one.
+            there = await place.replace(before=there, after=fresh)
+        self._unstored = None
+        if is_newer(there, fresh):
+            self._session.adopt(there)
+        self._renewed, self._failed, self._problem = self._clock.now().timestamp(), 0.0, None
 
     async def _ask(self, life: TokenLife) -> str:
         """A token of the same account, for as long as the old one was for."""
@@ -141,7 +210,7 @@ class TokenRenewal:
         where = str(self._session.name)
         if isinstance(error, OSError):
             error = FederationError(
-                f"its new token cannot be written: {error.strerror or error}",
+                f"its new token cannot be stored: {error.strerror or error}",
                 where=where,
                 reason="token_file",
                 remedy="make the directory of its kubeconfig writable for the hub's user",
@@ -162,29 +231,3 @@ class _TokenStatus(msgspec.Struct):
 
 class _TokenRequest(msgspec.Struct):
     status: _TokenStatus
-
-
-def replace_token(file: Path, *, before: str, after: str) -> bool:
-    """Put ``after`` there atomically, with the mode and owner of the file; not where it holds another than ``before``.
-
-    False where another process was faster. Blocks. Raises OSError.
-    """
-    with file.open("rb") as current:
-        if current.read(256 * 1024).decode("ascii", "replace").strip() != before:
-            return False
-        made = os.fstat(current.fileno())
-    descriptor, staged = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as written:
-            own = os.fstat(written.fileno())
-            if (own.st_uid, own.st_gid) != (made.st_uid, made.st_gid):
-                os.fchown(written.fileno(), made.st_uid, made.st_gid)
-            written.write(after.encode("ascii"))
-            written.flush()
-            os.fsync(written.fileno())
-        Path(staged).replace(file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(staged).unlink()
-        raise
-    return True

@@ -39,6 +39,7 @@ from federation.core.identity import ClusterName
 from federation.core.jwks import TokenKey
 from federation.kubernetes.budget import Budgets
 from federation.kubernetes.session import LONG_IDLE_SECONDS, MEMBER_ANSWER_BYTES, ClusterSession
+from federation.kubernetes.token_places import KubeconfigSecret
 from federation.kubernetes.token_renewal import TokenRenewal
 from federation.signer.attestation.attestor import REVIEW, ClusterAttestor, ReviewPermit
 from federation.signer.attestation.bound_objects import BoundObjects
@@ -178,13 +179,19 @@ class Connect(Protocol):
 
 @asynccontextmanager
 async def connect(
-    config: ClusterConfig, *, clock: Clock, jitter: random.Random, claims: KeyClaims, budgets: Budgets
+    config: ClusterConfig,
+    *,
+    clock: Clock,
+    jitter: random.Random,
+    claims: KeyClaims,
+    budgets: Budgets,
+    secret: KubeconfigSecret | None = None,
 ) -> AsyncIterator[ClusterAttestor]:
     """The attestor of that cluster, kept up to date while the context is open.
 
     Where TokenReview always decides, nothing is watched, so that no more than TokenReview need be granted;
-    keys are read all the same, because they show whose a token is: ``claims`` learns them. Raises
-    ConfigurationError for credentials that cannot be used.
+    keys are read all the same, because they show whose a token is: ``claims`` learns them. ``secret`` is what the
+    signers' kubeconfigs are mounted from. Raises ConfigurationError for credentials that cannot be used.
     """
     session = await ClusterSession.open(
         config.signer,
@@ -204,7 +211,8 @@ async def connect(
         objects = BoundObjects(session, timeouts=config.timeouts, clock=clock, jitter=jitter)
         reviewer = TokenReviewer(session, audience=config.audience, clock=clock)
         node_pods = NodePods(session, limit=config.timeouts.request, clock=clock)
-        renewal = TokenRenewal(session, clock=clock, jitter=jitter)
+        renewal = TokenRenewal(session, clock=clock, jitter=jitter, secret=secret)
+        await renewal.catch_up()
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(keys.run(), name=f"token keys of {config.name}"),

@@ -584,6 +584,7 @@ def _needs_restart(begun: HubConfig, config: HubConfig) -> list[str]:
     """What differs from the configuration that this process began with and is not taken up."""
     fixed: tuple[tuple[str, Callable[[HubConfig], object]], ...] = (
         ("state", lambda c: c.state),
+        ("kubeconfig_secrets", lambda c: c.kubeconfig_secrets),
         ("listener", lambda c: _fixed(c.listener)),
     )
     return [

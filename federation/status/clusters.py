@@ -495,6 +495,7 @@ def credential_views(snapshot: Snapshot, name: str) -> list[CredentialView]:
             issued=finite(report.issued),
             expires=finite(report.expires),
             renews=report.renews,
+            stored=report.stored,
             renewed=finite(report.renewed),
             failed=finite(report.failed),
             problem=report.problem,

@@ -95,14 +95,16 @@ class SigningView(Health, frozen=True, kw_only=True):
 class CredentialView(msgspec.Struct, frozen=True, kw_only=True):
     """A role's credential for a cluster: of the signers, the one that ends first.
 
-    ``expires`` is null where it does not end, or where that is not known. ``renews``: the role renews it itself;
-    ``problem`` says why the last try, at ``failed``, did not succeed.
+    ``expires`` is null where it does not end, or where that is not known. ``renews``: the role renews it itself, and
+    keeps it in ``stored``, a file or a Secret and its key; ``problem`` says why the last try, at ``failed``, did not
+    succeed.
     """
 
     role: Literal["signer", "controller"]
     issued: Instant = 0.0
     expires: Instant = 0.0
     renews: bool = False
+    stored: str = ""
     renewed: Instant = 0.0
     failed: Instant = 0.0
     problem: str = ""

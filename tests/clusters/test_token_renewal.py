@@ -22,7 +22,8 @@ from federation.core.identity import ClusterName
 from federation.kubernetes.role_kubeconfig import ServerConnection, role_credential
 from federation.kubernetes.session import ClusterSession
 from federation.kubernetes.token_life import token_life
-from federation.kubernetes.token_renewal import TokenRenewal, replace_token
+from federation.kubernetes.token_places import replace_token
+from federation.kubernetes.token_renewal import TokenRenewal
 from federation.status.model import Attention
 from federation.status.view import compose
 from federation_sandbox.apiserver.faults import Answer, Garbage

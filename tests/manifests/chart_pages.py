@@ -94,6 +94,7 @@ TYPES: Final[dict[str, Schema]] = {
     "state.kind": {"type": "string", "enum": ["kubernetes", "files"]},
     "state.namespace": NAME | {"maxLength": 55},
     "accountToken": WANTED,
+    "kubeconfigs.renew": WANTED,
     "openshift": WANTED,
     "networkPolicy.apiServerPorts": {"type": "array", "items": NUMBER},
     "networkPolicy.apiServerCidrs": STRINGS,

@@ -12,6 +12,7 @@ from tests.manifests.test_member import Grant, grants
 from tests.manifests.tree import ROLES, Tree
 
 CONTROLLERS, SIGNERS = "federation-state", "federation-state-signers"
+SYSTEM = "federation-system"
 WRITE = ("get", "list", "create", "update", "delete")
 
 
@@ -61,24 +62,40 @@ def test_signers_write_what_is_theirs_and_read_what_controllers_say(hub: Tree) -
 def test_the_hub_has_no_other_right_in_the_cluster_it_runs_in(hub: Tree) -> None:
     assert hub.all("ClusterRole") == hub.all("ClusterRoleBinding") == []
     assert {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in hub.all("Role")} == {
-        (place, f"federation-{role}") for place in (CONTROLLERS, SIGNERS) for role in ROLES
+        *((place, f"federation-{role}") for place in (CONTROLLERS, SIGNERS) for role in ROLES),
+        *((SYSTEM, f"federation-{role}-kubeconfigs") for role in ROLES),
     }
 
 
+def test_each_role_may_change_the_secret_that_its_kubeconfigs_are_mounted_from_and_no_other(
+    hub: Tree, config: HubConfig
+) -> None:
+    secrets = config.kubeconfig_secrets
+    assert secrets is not None
+    assert secrets.namespace == SYSTEM
+    for role, name in (("signer", secrets.signer), ("controller", secrets.controller)):
+        assert hub.mounts(role)[f"/etc/federation/{role}-kubeconfigs"]["secret"]["secretName"] == name
+        assert grants(hub.one("Role", f"federation-{role}-kubeconfigs")) == {
+            ("", "secrets", name, "get"),
+            ("", "secrets", name, "patch"),
+        }
+
+
 def test_no_role_may_write_where_the_configuration_and_the_pins_are(hub: Tree) -> None:
-    places = {item["metadata"]["namespace"] for item in [*hub.all("Role"), *hub.all("RoleBinding")]}
-    assert "federation-system" not in places
+    for item in hub.all("Role"):
+        if item["metadata"]["namespace"] == SYSTEM:
+            assert {(resource, name != "") for _, resource, name, _ in grants(item)} == {("secrets", True)}
     assert hub.one("ConfigMap", "federation-config")["metadata"]["namespace"] == "federation-system"
 
 
 def test_each_role_is_bound_to_its_own_account(hub: Tree) -> None:
     bindings = hub.all("RoleBinding")
-    assert len(bindings) == 4
+    assert len(bindings) == 6
     for binding in bindings:
         name = binding["metadata"]["name"]
         assert binding["roleRef"]["name"] == name
         assert [(s["kind"], s["namespace"], s["name"]) for s in binding["subjects"]] == [
-            ("ServiceAccount", "federation-system", name)
+            ("ServiceAccount", SYSTEM, name.removesuffix("-kubeconfigs"))
         ]
 
 

@@ -31,6 +31,7 @@ from tests.state.places import Objects
 from tests.support.patience import PATIENCE
 
 HERE = "pod-0"
+OTHER = {"signer": "controller", "controller": "signer"}
 LEFT = f"horizons/{HERE}-signer"
 PATHS = {
     "Namespace": "/api/v1/namespaces/{name}",
@@ -98,7 +99,9 @@ async def opened_hub(config: dict[str, Any], directory: Path, *, real: bool) -> 
             await write_kubeconfig(api, place.kubeconfig, system, role)
             places[role] = place
             stores[role] = await stack.enter_async_context(place.opened())
-        roles = [item for item in objects if item["kind"] == "Role"]
+        roles = [
+            item for item in objects if item["kind"] == "Role" and item["metadata"]["namespace"] != system
+        ]
         yield Hub(api, real, system, state, roles, places, stores)
 
 
@@ -249,7 +252,9 @@ async def test_a_signer_cannot_lead(hub_state: Hub) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_neither_role_touches_the_configuration_or_a_secret(hub_state: Hub, role: str) -> None:
+async def test_neither_role_touches_the_configuration_or_a_secret_of_another(
+    hub_state: Hub, role: str
+) -> None:
     await ready(hub_state)
     system, state = hub_state.system, hub_state.state
     token = await hub_state.api.token(system, f"federation-{role}")
@@ -260,6 +265,12 @@ async def test_neither_role_touches_the_configuration_or_a_secret(hub_state: Hub
             ("DELETE", f"/api/v1/namespaces/{system}/configmaps/federation-config"),
             ("POST", f"/api/v1/namespaces/{system}/configmaps"),
             ("GET", f"/api/v1/namespaces/{system}/secrets/federation-intermediate"),
+            ("GET", f"/api/v1/namespaces/{system}/secrets"),
+            ("GET", f"/api/v1/namespaces/{system}/secrets/federation-{OTHER[role]}-kubeconfigs"),
+            ("PUT", f"/api/v1/namespaces/{system}/secrets/federation-{OTHER[role]}-kubeconfigs"),
+            ("PUT", f"/api/v1/namespaces/{system}/secrets/federation-{role}-kubeconfigs"),
+            ("DELETE", f"/api/v1/namespaces/{system}/secrets/federation-{role}-kubeconfigs"),
+            ("POST", f"/api/v1/namespaces/{system}/secrets"),
             ("GET", f"/api/v1/namespaces/{state}/secrets/any"),
             ("GET", f"/api/v1/namespaces/{state}-signers/secrets/any"),
             ("GET", "/api/v1/configmaps"),

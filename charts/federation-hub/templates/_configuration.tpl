@@ -43,6 +43,11 @@
 {{- $_ := set $all "state" (dict "directory" "/var/lib/federation") -}}
 {{- end -}}
 
+{{- if include "federation-hub.renew" . -}}
+{{- $secrets := dict "namespace" .Release.Namespace "signer" $values.kubeconfigs.signer "controller" $values.kubeconfigs.controller "in_cluster" true -}}
+{{- $_ := set $all "kubeconfig_secrets" (mergeOverwrite $secrets ($all.kubeconfig_secrets | default dict)) -}}
+{{- end -}}
+
 {{- $clusters := list -}}
 {{- range $cluster := $values.clusters -}}
 {{- $cluster = deepCopy $cluster -}}
@@ -57,11 +62,18 @@
 {{- toJson $all -}}
 {{- end -}}
 
+{{/* "true" where roles store what they renew in the Secrets that their kubeconfigs are mounted from. (the root context) */}}
+{{- define "federation-hub.renew" -}}
+{{- if eq (toString .Values.kubeconfigs.renew) "auto" -}}
+{{- if eq .Values.state.kind "kubernetes" -}}true{{- end -}}
+{{- else if .Values.kubeconfigs.renew -}}true{{- end -}}
+{{- end -}}
+
 {{/* A TOML table: its own keys, and then the tables in it. Keys that say what a table is come first. Scalars and lists of them
      are JSON, which TOML reads alike. (list MAP PATH COMMENTS) */}}
 {{- define "federation-hub.toml" -}}
 {{- $map := index . 0 -}}{{- $path := index . 1 -}}{{- $comments := index . 2 -}}
-{{- $order := list "trust_domain" "kind" "name" "cluster_id" "listen" "server_names" "trust" "listener" "signer" "authority" "controller" "status" "state" -}}
+{{- $order := list "trust_domain" "kind" "name" "cluster_id" "listen" "server_names" "trust" "listener" "signer" "authority" "controller" "status" "state" "kubeconfig_secrets" -}}
 {{- $keys := list -}}
 {{- range $order -}}{{- if hasKey $map . -}}{{- $keys = append $keys . -}}{{- end -}}{{- end -}}
 {{- range $key, $_ := $map -}}{{- if not (has $key (append $order "clusters")) -}}{{- $keys = append $keys $key -}}{{- end -}}{{- end -}}
@@ -120,6 +132,7 @@
 {{- $_ := set $comments "trust.anchors" "# Your roots, from the ConfigMap of the anchors. The fingerprint is the pin: until it is your root's, nothing is signed\n# and nothing is published. openssl x509 -noout -fingerprint -sha256 -in root.pem" -}}
 {{- $_ := set $comments "listener" "# server_names: every name that a mesh's caAddress uses." -}}
 {{- $_ := set $comments "state" (eq .Values.state.kind "kubernetes" | ternary "# Objects of this cluster: what controllers write is in this namespace, what signers write in the one of the same name\n# with -signers behind it. On a volume write `directory = \"/var/lib/federation\"` and no more." "# The volume that all replicas share.") -}}
+{{- $_ := set $comments "kubeconfig_secrets" "# Each role stores the tokens that it renews in the Secret that its kubeconfigs are mounted from." -}}
 {{- $_ := set $comments "clusters" "# One table for each member; the file names are the keys of the two kubeconfig Secrets." -}}
 # What both roles read; clusters.example.toml documents every key. Paths are those of the volumes of signer.yaml and
 # controller.yaml: each role mounts only its own.
@@ -133,7 +146,7 @@
 {{- if ne (toString .Values.accountToken) "auto" -}}
 {{- $wanted = .Values.accountToken -}}
 {{- else -}}
-{{- $wanted = or (eq .Values.state.kind "kubernetes") .Values.authority.settings.in_cluster -}}
+{{- $wanted = or (eq .Values.state.kind "kubernetes") (include "federation-hub.renew" .) .Values.authority.settings.in_cluster -}}
 {{- range .Values.clusters -}}
 {{- if or .in_cluster (dig "signer" "in_cluster" false .) (dig "controller" "in_cluster" false .) -}}{{- $wanted = true -}}{{- end -}}
 {{- end -}}

@@ -182,6 +182,16 @@ class StateConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KubeconfigSecretsConfig:
+    """The Secrets that each role's kubeconfigs are mounted from, in the hub's cluster, reached by ``credentials``."""
+
+    namespace: str
+    signer: str
+    controller: str
+    credentials: Credentials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublicationConfig(Section):
     """How the bundle gets out. Names are Istio's own; change them only where the mesh was changed as well."""
 
@@ -264,6 +274,7 @@ class HubConfig:
     state: StateConfig
     controller: ControllerConfig
     clusters: tuple[ClusterConfig, ...]
+    kubeconfig_secrets: KubeconfigSecretsConfig | None = None  # None: kubeconfigs are files
     reserved: tuple[str, ...] = DEFAULT_RESERVED  # identities that only clusters have whose policy names them
     warnings: tuple[str, ...] = ()  # insecure options in force: logged at start and shown in status
     notices: tuple[str, ...] = ()  # keys under their former names: logged at start
@@ -408,6 +419,34 @@ class ObjectsTable(CredentialsTable):
     """The namespace of the objects: one where only the hub may write them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class KubeconfigSecretsTable(CredentialsTable):
+    """``[kubeconfig_secrets]``: where the hub runs in a cluster, the Secrets that its kubeconfigs are mounted from.
+
+    Each role writes the tokens that it renews into its own one.
+    """
+
+    namespace: Annotated[
+        str,
+        label("a namespace name"),
+        Needed("name the namespace that the hub runs in, where the Secrets are"),
+    ]
+    """The namespace of both Secrets."""
+    signer: Annotated[str, object_name] = "federation-signer-kubeconfigs"
+    """The signer's Secret. The files that are mounted from it have the names of its keys."""
+    controller: Annotated[str, object_name] = "federation-controller-kubeconfigs"
+    """The controller's Secret."""
+
+    def build(self) -> KubeconfigSecretsConfig:
+        """The values, once nothing in the file is wrong."""
+        return KubeconfigSecretsConfig(
+            namespace=self.namespace,
+            signer=self.signer,
+            controller=self.controller,
+            credentials=self.credentials,
+        )
+
+
 StateTable: TypeAlias = FilesTable | ObjectsTable
 _STATE_KINDS: Final = Forms(
     "kind",
@@ -449,6 +488,10 @@ class HubTable(Section):
     """The status API and page."""
     state: Annotated[StateTable, _STATE_KINDS]
     """What survives, and where the roles leave each other messages: in files or in objects."""
+    kubeconfig_secrets: KubeconfigSecretsTable | None = None
+    """The Secrets that the kubeconfigs are mounted from. Unset: kubeconfigs are files, and tokens are renewed in those
+    that the hub may write.
+    """
     clusters: Annotated[tuple[ClusterTable, ...], Tables("clusters")] = ()
     """The member clusters, one table each."""
 
@@ -467,6 +510,7 @@ class HubTable(Section):
             signer=self.signer.build(),
             status=self.status,
             state=_build_state(self.state),
+            kubeconfig_secrets=None if self.kubeconfig_secrets is None else self.kubeconfig_secrets.build(),
             controller=self.controller,
             clusters=tuple(
                 table.build(at) for table, at in zip(self.clusters, place.each("clusters"), strict=True)

@@ -17,6 +17,7 @@ from federation.core.config.hub import (
     MOST_NAMESPACE,
     AnchorTable,
     HubTable,
+    KubeconfigSecretsTable,
     ListenerConfig,
     ObjectsTable,
     StatusConfig,
@@ -34,6 +35,7 @@ def check_hub(place: Place, hub: HubTable) -> None:
         _check_controller,
         _check_status,
         _check_state,
+        _check_kubeconfig_secrets,
         _check_clusters,
         _check_trust,
     )
@@ -289,6 +291,27 @@ def _objects_reached(place: Place, state: ObjectsTable) -> None:
     check_credentials(
         place, state, "set in_cluster = true where the hub runs in that cluster, or name a kubeconfig of it"
     )
+
+
+def _check_kubeconfig_secrets(place: Place, hub: HubTable) -> None:
+    if hub.kubeconfig_secrets is not None:
+        place.below("kubeconfig_secrets").check(hub.kubeconfig_secrets, _secrets_reached, _secrets_differ)
+
+
+def _secrets_reached(place: Place, secrets: KubeconfigSecretsTable) -> None:
+    check_credentials(
+        place, secrets, "set in_cluster = true where the hub runs in that cluster, or name a kubeconfig of it"
+    )
+
+
+def _secrets_differ(place: Place, secrets: KubeconfigSecretsTable) -> None:
+    """Who can write the other role's Secret could give it another API server, or take its token."""
+    if secrets.signer == secrets.controller:
+        place.mistake(
+            "controller",
+            "is the signer's Secret as well",
+            "give each role a Secret that the other cannot read",
+        )
 
 
 def _namespace_short(place: Place, state: ObjectsTable) -> None:

@@ -487,3 +487,15 @@ def test_a_key_under_both_of_its_names_is_a_mistake() -> None:
     assert mistakes(text) == {
         "clusters[0].own_anchors": "is the former name of clusters[0].member_cas, which is there too. keep one"
     }
+
+
+def test_the_secrets_of_the_kubeconfigs_are_two_and_reached_in_one_way() -> None:
+    """Who can write the other role's Secret can take its token, or give it another API server."""
+    assert good(GOOD).kubeconfig_secrets is None
+    text = GOOD + '[kubeconfig_secrets]\nnamespace = "federation-system"\n'
+    assert "cannot connect" in mistakes(text)["kubeconfig_secrets.kubeconfig"]
+    secrets = good(text + "in_cluster = true\n").kubeconfig_secrets
+    assert secrets is not None
+    assert (secrets.signer, secrets.credentials.in_cluster) == ("federation-signer-kubeconfigs", True)
+    both = text + 'in_cluster = true\ncontroller = "federation-signer-kubeconfigs"\n'
+    assert "signer's Secret" in mistakes(both)["kubeconfig_secrets.controller"]

@@ -57,6 +57,16 @@ async def add_cluster(args: argparse.Namespace, say: Say, journal: Journal) -> i
         adding = _Adding(args, hub, Registrar(session, hub=hub.identity, cluster=args.name), loaded, say)
         wanted = await adding.plan()
         adding.show(wanted)
+        if wanted.text is not None and hub.places.owner:
+            say(
+                f"{hub.places.label} belongs to {hub.places.owner}, which would take the entry out again: put"
+            )
+            say(f"  {wanted.entry.values}")
+            say(
+                "at the end of the list `clusters` of its values, apply them, and run this again: it makes the rest"
+            )
+            say("nothing was done")
+            return 1
         if wanted.failed:
             failed = ", ".join(finding.check for finding in wanted.findings if finding.outcome == "failed")
             say(f"nothing was done: correct what failed ({failed}, above), and run this again")

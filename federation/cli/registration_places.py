@@ -28,6 +28,7 @@ from federation.core.errors import (
     ClusterNotFound,
     FederationError,
 )
+from federation.kubernetes.answers import harmless
 from federation.kubernetes.kubeconfig import MAX_KUBECONFIG_BYTES
 from federation.kubernetes.role_kubeconfig import MADE, RoleCredential, token_file_of
 from federation.kubernetes.session import ClusterSession
@@ -47,6 +48,9 @@ class Places(Protocol):
 
     label: str
     """What the configuration is called in messages."""
+
+    owner: str
+    """What applies the configuration from elsewhere, and so would take a change back; "" where nothing does."""
 
     async def read(self) -> str:
         """The configuration's text, remembered as what the next :meth:`replace` replaces. Raises FederationError."""
@@ -82,6 +86,7 @@ class HubFiles:
 
     def __init__(self, config: Path, cluster: str) -> None:
         self.label = str(config)
+        self.owner = ""
         self._config = config
         self._cluster = cluster
         self._digest = ""
@@ -185,6 +190,26 @@ def _give(path: Path, owner: os.stat_result) -> None:
 
 class _Meta(msgspec.Struct, rename="camel"):
     resource_version: Annotated[str, msgspec.Meta(max_length=128)]
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+    @property
+    def owner(self) -> str:
+        """What applies the object from elsewhere, by the marks that it leaves; "" where there is none.
+
+        Helm marks what belongs to a release, and not what a hook made (``helm.sh/hook``), which no upgrade touches.
+        """
+        labels, annotations = self.labels or {}, self.annotations or {}
+        release = annotations.get("meta.helm.sh/release-name", "")
+        if release or labels.get("app.kubernetes.io/managed-by") == "Helm":
+            return (
+                "" if "helm.sh/hook" in annotations else f"the Helm release {harmless(release) or 'it names'}"
+            )
+        if "argocd.argoproj.io/tracking-id" in annotations or "argocd.argoproj.io/instance" in labels:
+            return "Argo CD"
+        if "kustomize.toolkit.fluxcd.io/name" in labels or "helm.toolkit.fluxcd.io/name" in labels:
+            return "Flux"
+        return ""
 
 
 class _WithData(msgspec.Struct):
@@ -197,6 +222,7 @@ class HubObjects:
 
     def __init__(self, session: ClusterSession, *, namespace: str, cluster: str) -> None:
         self.label = f"ConfigMap {namespace}/{CONFIG_MAP}, key {KEY}"
+        self.owner = ""
         self._session = session
         self._namespace = namespace
         self._cluster = cluster
@@ -219,6 +245,7 @@ class HubObjects:
         if text is None:
             raise FederationError(f"has no key {KEY}", where=self.label, remedy="put clusters.toml there")
         self._version = found.metadata.resource_version
+        self.owner = found.metadata.owner
         return text
 
     async def replace(self, text: str) -> None:
@@ -242,9 +269,17 @@ class HubObjects:
     async def credential(self, role: str) -> RoleCredential | None:
         """As :meth:`Places.credential`."""
         try:
-            data = (await self._get("secrets", _secret(role))).data or {}
+            found = await self._get("secrets", _secret(role))
         except ClusterNotFound:
             return None
+        if found.metadata.owner:
+            raise FederationError(
+                f"belongs to {found.metadata.owner}, which would take away what is written into it",
+                where=self.described(role),
+                remedy="take that Secret out of what is applied there, and let it stay in the cluster: the hub renews "
+                "the tokens in it",
+            )
+        data = found.data or {}
         if self._cluster not in data:
             return None
         return RoleCredential(

@@ -59,6 +59,13 @@ async def remove_cluster(args: argparse.Namespace, say: Say, journal: Journal) -
             say(f"{args.name} is not registered, and nothing of it is left: nothing was changed")
             return 0
         _show_removal(args, hub, found, say)
+        if found.text is not None and hub.places.owner:
+            say(
+                f"{hub.places.label} belongs to {hub.places.owner}, which would put the entry back: take it out of"
+            )
+            say("the list `clusters` of its values, apply them, and run this again: it removes the rest")
+            say("nothing was done")
+            return 1
         if not args.yes and not agreed("Remove it?"):
             say("nothing was done")
             return 1

@@ -64,6 +64,17 @@ def signer_needs() -> tuple[Permission, ...]:
     return (review, *watched)
 
 
+def own_token(account: ServiceAccountRef) -> Permission:
+    """What lets a role renew the token that it works with; manifests/member/own-tokens.yaml grants it."""
+    return Permission(
+        "create",
+        "serviceaccounts/token",
+        "renew its token before it ends",
+        namespace=account.namespace,
+        name=account.name,
+    )
+
+
 def controller_needs(*, config_map: str, probe: ServiceAccountRef) -> tuple[Permission, ...]:
     """What the controller uses; its ConfigMap is the only one it may touch."""
     namespaces = tuple(

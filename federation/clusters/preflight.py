@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -40,6 +41,7 @@ from federation.clusters.permissions import (
     controller_needs,
     create_account,
     istiod_needs,
+    own_token,
     signer_needs,
     trust_bundle_needs,
 )
@@ -194,6 +196,7 @@ async def _check_role(
             check_version(checks, msgspec.json.decode(answer, type=ServerVersion).git_version)
         check_clock(checks, session.clock_skew)
         async with generated_api(session) as api:
+            await _check_own_token(checks, session, api)
             await further(session, api)
 
 
@@ -421,6 +424,25 @@ async def _check_trust_bundle(
                 f'apply {MANIFESTS} to that cluster, or set cluster_trust_bundle = "off" in its [clusters.istio]',
             )
     return can
+
+
+async def _check_own_token(checks: Checks, session: ClusterSession, api: ApiClient) -> None:
+    """Whether the role can renew the token that it works with; nothing where it works with none that ends."""
+    life = session.credential_life
+    if life.account is None or not life.length:
+        return
+    ends = f"its token ends {datetime.fromtimestamp(life.expires, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    async with checks.guarded("own_token", otherwise="warning"):
+        if await _allowed(api, own_token(life.account)):
+            checks.add("own_token", "ok", f"it may renew its token; {ends}")
+            return
+        checks.add(
+            "own_token",
+            "warning",
+            f"it may not ask for tokens of {life.account}: {ends}, and the cluster is lost to the {checks.role} then "
+            "unless something else renews it",
+            "apply manifests/member there (own-tokens.yaml), or leave it so where something of yours renews the token",
+        )
 
 
 async def _check_permissions(

@@ -308,6 +308,86 @@ async def test_a_hub_in_a_cluster_gets_it_by_its_config_map_and_its_secrets(plac
         assert (kept_in("signer"), kept_in("controller")) == (theirs, {})
 
 
+HELM = {
+    "labels": {"app.kubernetes.io/managed-by": "Helm"},
+    "annotations": {"meta.helm.sh/release-name": "hub"},
+}
+
+
+async def test_what_a_release_would_take_back_is_not_written_and_its_values_are_said(
+    place: Place, capsys: Said
+) -> None:
+    async with SandboxCluster("hub") as hub:
+        hub.write_kubeconfig(place.directory / "hub-admin")
+        hub.create_namespace("hub-system")
+        text = place.config.read_text()
+        made = {"metadata": {"name": "federation-config", **HELM}, "data": {"clusters.toml": text}}
+        hub.create("configmaps", made, namespace="hub-system")
+        more = ("--hub-kubeconfig", str(place.directory / "hub-admin"), "--hub-namespace", "hub-system")
+
+        def write(text: str) -> None:
+            meta = {"name": "federation-config", "namespace": "hub-system", **HELM}
+            body = {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": meta,
+                "data": {"clusters.toml": text},
+            }
+            hub.apply_manifest([body])
+
+        assert await place.add("--allow", "shop/*", *more) == 1
+        said = capsys.readouterr().out
+        (line,) = [line for line in said.splitlines() if line.startswith("  - ")]
+        assert yaml.safe_load(line) == [
+            {"name": "west", "cluster_id": "west", "policy": {"allow": ["shop/*"]}}
+        ]
+        assert "the Helm release hub" in said
+        assert (place.made, hub.get("secrets", "hub-system", "federation-signer-kubeconfigs")) == ([], None)
+
+        mounted = "/etc/federation/{}-kubeconfigs/west"
+        entry = registered("west").replace('"west-s"', f'"{mounted.format("signer")}"')
+        write(text + entry.replace('"west-c"', f'"{mounted.format("controller")}"'))
+        assert await place.add(*more) == 0
+        assert len(place.made) == len(OBJECTS)
+        assert await place.remove(*more) == 1
+        assert "the list `clusters`" in capsys.readouterr().out
+        assert len(place.made) == len(OBJECTS)
+        write(text)
+        assert await place.remove(*more) == 0
+
+        hub.apply_manifest(
+            [
+                {
+                    "apiVersion": "v1",
+                    "kind": "Secret",
+                    "metadata": {"name": "federation-signer-kubeconfigs", "namespace": "hub-system", **HELM},
+                }
+            ]
+        )
+        assert await place.add(*more) == 1
+        assert "take that Secret out" in capsys.readouterr().err
+
+
+async def test_a_config_map_that_a_hook_of_a_release_made_is_written(tmp_path: Path) -> None:
+    """What the chart makes with `configuration.mode: once`: no upgrade touches it."""
+    async with SandboxCluster("hub") as hub:
+        hub.create_namespace("hub-system")
+        annotations = {**HELM["annotations"], "helm.sh/hook": "pre-install"}
+        hook = {**HELM, "annotations": annotations}
+        made = {"metadata": {"name": "federation-config", **hook}, "data": {"clusters.toml": "a = 1"}}
+        hub.create("configmaps", made, namespace="hub-system")
+        session = await ClusterSession.open(
+            Credentials(kubeconfig=hub.write_kubeconfig(tmp_path / "admin")),
+            cluster=ClusterName("hub"),
+            timeouts=ClusterTimeouts(),
+            clock=SystemClock(),
+        )
+        async with session:
+            objects = HubObjects(session, namespace="hub-system", cluster="west")
+            await objects.read()
+            assert objects.owner == ""
+
+
 async def test_a_config_map_that_another_writer_has_changed_is_not_replaced(tmp_path: Path) -> None:
     async with SandboxCluster("hub") as hub:
         hub.create_namespace("hub-system")

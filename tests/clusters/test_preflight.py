@@ -109,7 +109,7 @@ async def member(tmp_path: Path) -> AsyncIterator[Member]:
 async def test_the_member_manifests_pass_every_check(member: Member) -> None:
     assert await member.complaints() == {}
     checks = {(result.role, result.check) for result in await member.check()}
-    both = {"credentials", "reachable", "version", "clock", "permissions", "excess_permissions"}
+    both = {"credentials", "reachable", "version", "clock", "permissions", "excess_permissions", "own_token"}
     assert {check for role, check in checks if role == "signer"} == both | {"issuer", "token_keys"}
     # The others of Istio look at what is there, and there is nothing.
     istio = {"istio_certificate", "istio_rights", "istio_control_planes"}
@@ -158,6 +158,22 @@ rules:
     assert found["controller.permissions"].outcome == "failed"
     assert "watch pods" in found["signer.permissions"].detail
     assert "create tokenreviews.authentication.k8s.io" in found["signer.permissions"].detail
+
+
+@pytest.mark.parametrize("role", ["signer", "controller"])
+async def test_a_role_that_may_not_renew_its_token_is_warned_about_with_the_end_of_it(
+    member: Member, role: str
+) -> None:
+    ends = next(
+        each for each in await member.check() if (each.role, each.check) == (role, "own_token")
+    ).detail
+    assert " UTC" in ends
+    member.cluster.delete("rolebindings", "federation-system", f"federation-{role}-tokens")
+    (found,) = (await member.complaints()).items()
+    assert found[0] == f"{role}.own_token"
+    assert found[1].outcome == "warning"
+    assert ends.partition("; ")[2] in found[1].detail
+    assert "own-tokens.yaml" in found[1].remedy
 
 
 async def test_a_missing_probe_is_found(member: Member) -> None:

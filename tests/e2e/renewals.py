@@ -118,10 +118,11 @@ class LossyProxy:
             for name in ("Content-Type", "Retry-After", "Date"):
                 if name in answer.headers:
                     response.headers[name] = answer.headers[name]
-            await response.prepare(request)
-            async for chunk in answer.content.iter_any():
-                await response.write(chunk)
-            await response.write_eof()
+            with contextlib.suppress(ConnectionError):  # a watch that its client has ended
+                await response.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+                await response.write_eof()
             return response
 
 
@@ -140,7 +141,7 @@ class Mounts:
         encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
         meta = {"name": f"federation-{role}-kubeconfigs", "namespace": SYSTEM}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": encoded}
-        await self._home._session.request(
+        await self._home.session.request(
             "PATCH",
             f"/api/v1/namespaces/{SYSTEM}/secrets/{meta['name']}",
             params={"fieldManager": "renewals", "force": "true"},
@@ -151,7 +152,7 @@ class Mounts:
 
     async def read(self, role: str) -> dict[str, bytes]:
         path = f"/api/v1/namespaces/{SYSTEM}/secrets/federation-{role}-kubeconfigs"
-        found = json.loads(await self._home._session.get(path))
+        found = json.loads(await self._home.session.get(path))
         return {key: base64.b64decode(value) for key, value in found["data"].items()}
 
     async def look(self) -> None:
@@ -236,9 +237,7 @@ async def run(args: argparse.Namespace, directory: Path) -> Figures:
                 await home.write_role_kubeconfig(
                     place / "home.kubeconfig", service_account=f"federation-{role}"
                 )
-                secrets = (
-                    f'\n[kubeconfig_secrets]\nnamespace = "{SYSTEM}"\nkubeconfig = "home.kubeconfig"\n'
-                )
+                secrets = f'\n[kubeconfig_secrets]\nnamespace = "{SYSTEM}"\nkubeconfig = "home.kubeconfig"\n'
                 own = text.replace('directory = "state"', f'directory = "{directory / "state"}"')
                 (place / "clusters.toml").write_text(own + secrets)
             command = [sys.executable, "-c", START, str(args.renew_after), role]
@@ -285,11 +284,15 @@ async def run(args: argparse.Namespace, directory: Path) -> Figures:
                         now = time.monotonic() - began
                         for item in (await box.get("/api/v1/status"))["attention"]:
                             if item["code"].startswith("credential_"):
-                                what = f"{item['where']}: {item['detail'][:40]} {item['code']}"
-                                figures.warnings.setdefault(item["code"] + f" {item['where']}", [now, now])[1] = now
+                                who = item["detail"].split("'s credential")[0].removeprefix("the ")
+                                what = f"{item['code']} of the {who} for {item['where']}"
+                                figures.warnings.setdefault(what, [now, now])[1] = now
                                 if what not in shown:
                                     shown.add(what)
-                                    print(f"{now:6.0f} s  {item['severity']}: {item['detail'][:220]}", flush=True)
+                                    print(
+                                        f"{now:6.0f} s  {item['severity']}: {item['detail'][:220]}",
+                                        flush=True,
+                                    )
                     await mounts.look()
                     await asyncio.sleep(2)
 
@@ -305,27 +308,32 @@ async def run(args: argparse.Namespace, directory: Path) -> Figures:
                 return time.monotonic() - began - seen[1] < 10
 
             async def clear() -> bool:
-                return not warned("credential_not_renewed west")
+                return not any(warned(f"credential_not_renewed of the {role} for west") for role in ROLES)
 
-            async def seen() -> bool:
-                return warned("credential_not_renewed west")
+            async def of_signer() -> bool:
+                return warned("credential_not_renewed of the signer for west")
+
+            async def of_controller() -> bool:
+                return warned("credential_not_renewed of the controller for west")
 
             path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{SYSTEM}/rolebindings/federation-signer-tokens"
             west = members["west"].world
             await until(lambda: renewed(1), LIFE, "a first renewal of each")
             print(f"{time.monotonic() - began:6.0f} s  all were renewed once", flush=True)
             await west.delete(path)
-            await until(seen, LIFE, "a warning that the signer's is not renewed")
+            await until(of_signer, LIFE, "a warning that the signer's is not renewed")
             await asyncio.sleep(20)
             await west.apply(
-                item for item in yaml.safe_load_all((MANIFESTS / "member" / "own-tokens.yaml").read_text()) if item
+                item
+                for item in yaml.safe_load_all((MANIFESTS / "member" / "own-tokens.yaml").read_text())
+                if item
             )
             print(f"{time.monotonic() - began:6.0f} s  the right was given back", flush=True)
             await until(clear, LIFE, "the end of the warning")
             await until(lambda: renewed(2), LIFE, "a second renewal of each")
             print(f"{time.monotonic() - began:6.0f} s  all were renewed twice", flush=True)
             proxy.losing = "serviceaccounts/federation-controller/token"
-            await until(seen, LIFE, "a warning that the controller's is not renewed")
+            await until(of_controller, LIFE, "a warning that the controller's is not renewed")
             proxy.losing = ""
             figures.lost = proxy.lost
             print(f"{time.monotonic() - began:6.0f} s  {proxy.lost} answers were lost", flush=True)
@@ -350,10 +358,14 @@ async def run(args: argparse.Namespace, directory: Path) -> Figures:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--renew-after", type=float, default=RENEWED_AFTER, metavar="PART")
     parser.add_argument("--workloads", type=int, default=4, help="in each member (default: 4)")
-    parser.add_argument("--pause", type=float, default=0.5, help="seconds between calls of one (default: 0.5)")
+    parser.add_argument(
+        "--pause", type=float, default=0.5, help="seconds between calls of one (default: 0.5)"
+    )
     parser.add_argument("--directory", type=Path, help="where logs stay (default: nowhere)")
     args = parser.parse_args()
     if len(REAL) < 2:

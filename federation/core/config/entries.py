@@ -55,6 +55,18 @@ class NewCluster:
             lines += ["", "[clusters.istio]", f"namespaces = {_array(self.istio_namespaces)}"]
         return "".join(f"{line}\n" for line in lines)
 
+    @property
+    def values(self) -> str:
+        """The same as an item of the chart's list ``clusters``, which finds the kubeconfigs itself; JSON is YAML."""
+        item: dict[str, object] = {"name": self.name, "cluster_id": self.cluster_id}
+        if self.network:
+            item["network"] = self.network
+        if self.allow:
+            item["policy"] = {"allow": list(self.allow)}
+        if self.istio_namespaces:
+            item["istio"] = {"namespaces": list(self.istio_namespaces)}
+        return f"- {json.dumps(item, ensure_ascii=False)}"
+
 
 def with_cluster(text: str, entry: NewCluster, *, file: str) -> tuple[str, HubConfig]:
     """The text with the table at its end, and what it then configures.

@@ -62,9 +62,13 @@ Decode: TypeAlias = Callable[[Payload], Item[T]]
 """Takes an object apart; raises :class:`msgspec.MsgspecError` where it is not one."""
 
 
-def pack_uid(uid: str) -> bytes | str:
-    """A UID as it is kept: 16 bytes for one that Kubernetes made (RFC 9562), the text of any other."""
-    return bytes.fromhex(uid.replace("-", "")) if _UUID(uid) else uid
+def pack_uid(uid: str) -> bytes:
+    """A UID as it is kept: 16 bytes for one that Kubernetes made (RFC 9562), more for any other."""
+    return bytes.fromhex(uid.replace("-", "")) if _UUID(uid) else _OTHER + uid.encode()
+
+
+_UUID_BYTES: Final = 16
+_OTHER: Final = bytes(_UUID_BYTES + 1)  # longer than a UUID: neither is taken for the other
 
 
 def _uuid(digits: str) -> str:
@@ -74,7 +78,7 @@ def _uuid(digits: str) -> str:
 _UUID: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 
 
-class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
+class ObjectMeta(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The metadata of one object. ``deletion`` is its deletionTimestamp in seconds since the epoch.
 
     A signer keeps one of these for every pod of the mesh, a million in a large one: so the UID is packed.
@@ -82,14 +86,15 @@ class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
 
     namespace: str
     name: str
-    packed_uid: bytes | str
+    packed_uid: bytes
     deletion: float | None = None
     label_pairs: tuple[tuple[str, str], ...] = ()
 
     @property
     def uid(self) -> str:
         """The UID as the API server writes it."""
-        return self.packed_uid if isinstance(self.packed_uid, str) else _uuid(self.packed_uid.hex())
+        packed = self.packed_uid
+        return _uuid(packed.hex()) if len(packed) == _UUID_BYTES else packed[len(_OTHER) :].decode()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -97,7 +102,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
         return dict(self.label_pairs)
 
 
-class PodMeta(ObjectMeta, frozen=True, gc=False):
+class PodMeta(ObjectMeta, frozen=True, gc=False, array_like=True):
     """The metadata of a pod, with what Istio's annotations say that it is; their text is not kept.
 
     ``created`` is its creationTimestamp in seconds since the epoch, 0 where it has none.

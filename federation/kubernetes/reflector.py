@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import aclosing
+from itertools import islice
 from types import MappingProxyType
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
@@ -93,7 +94,7 @@ class Change(NamedTuple, Generic[T]):
 class _Listed(NamedTuple, Generic[T]):
     """A whole list: what is not in it is gone."""
 
-    items: dict[ObjectKey, T]
+    items: MutableMapping[ObjectKey, T]
 
 
 class _Set(NamedTuple, Generic[T]):
@@ -123,8 +124,9 @@ class Reflector(Generic[T]):
         jitter: random.Random,
         on_change: Callable[[Change[T]], None] | None = None,
         most: int | None = None,
+        keep: Callable[[], MutableMapping[ObjectKey, T]] = dict,
     ) -> None:
-        """``most`` is how many objects are kept (default: :data:`MAX_OBJECTS`)."""
+        """``most`` is how many objects are kept (default: :data:`MAX_OBJECTS`), ``keep`` makes what holds them."""
         self._session = session
         self._path = path
         self._decode = decode
@@ -139,7 +141,8 @@ class Reflector(Generic[T]):
             for name, value in (("labelSelector", label_selector), ("fieldSelector", field_selector))
             if value
         }
-        self._items: dict[ObjectKey, T] = {}
+        self._keep = keep
+        self._items = keep()
         self._synced = asyncio.Event()
         self._version = ""
         self._up = False
@@ -210,15 +213,26 @@ class Reflector(Generic[T]):
         if self._on_change is not None:
             self._on_change(Change(key, old, new))
 
-    async def _replace(self, listed: dict[ObjectKey, T]) -> None:
+    async def _replace(self, listed: MutableMapping[ObjectKey, T]) -> None:
         """A relist: what went unnoticed meanwhile is a change as any other, deletions first."""
-        changes: list[tuple[ObjectKey, T | None]] = [(key, None) for key in self._items if key not in listed]
-        changes += listed.items()
-        for start in range(0, len(changes), PIECE):
-            with self._budget.charged():
-                for key, value in changes[start : start + PIECE]:
-                    self._apply(key, value)
-            await self._budget.turn()
+        if self._on_change is None:
+            self._items = listed
+        else:
+            gone: list[ObjectKey] = []
+            for keys in _pieces(self._items):
+                with self._budget.charged():
+                    gone += [key for key in keys if key not in listed]
+                await self._budget.turn()
+            for keys in _pieces(gone):
+                with self._budget.charged():
+                    for key in keys:
+                        self._apply(key, None)
+                await self._budget.turn()
+            for items in _pieces(listed.items()):
+                with self._budget.charged():
+                    for key, value in items:
+                        self._apply(key, value)
+                await self._budget.turn()
         self._synced.set()
 
     async def _endless(self) -> AsyncGenerator[_Listed[T] | _Set[T], None]:
@@ -319,15 +333,15 @@ class Reflector(Generic[T]):
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise self._garbage(f"watch {self._path}: a line", error) from None
 
-    async def _list(self) -> tuple[dict[ObjectKey, T], str]:
+    async def _list(self) -> tuple[MutableMapping[ObjectKey, T], str]:
         """Everything, page by page; once more from its beginning where a page came too late to continue."""
         try:
             return await self._list_pages()
         except ClusterGone:
             return await self._list_pages()
 
-    async def _list_pages(self) -> tuple[dict[ObjectKey, T], str]:
-        listed: dict[ObjectKey, T] = {}
+    async def _list_pages(self) -> tuple[MutableMapping[ObjectKey, T], str]:
+        listed = self._keep()
         params = dict(self._selectors)
         for _ in range(max(MAX_PAGES, 2 * MAX_OBJECTS // self._page_size)):
             page = await self._page(params)
@@ -374,7 +388,7 @@ class Reflector(Generic[T]):
                 await self._budget.turn()
             return page
 
-    def _add(self, listed: dict[ObjectKey, T], items: list[msgspec.Raw]) -> None:
+    def _add(self, listed: MutableMapping[ObjectKey, T], items: list[msgspec.Raw]) -> None:
         try:
             for raw in items:
                 key, _, value = self._decode(raw)
@@ -418,3 +432,13 @@ class Reflector(Generic[T]):
             where=self._where,
             remedy="find what creates them in that cluster; the hub holds no more, to protect the others",
         )
+
+
+U = TypeVar("U")
+
+
+def _pieces(items: Iterable[U]) -> Iterator[list[U]]:
+    """So many at a time that others may get their turn in between."""
+    rest = iter(items)
+    while piece := list(islice(rest, PIECE)):
+        yield piece

@@ -49,7 +49,7 @@ class EmptyWatch:
 
     def __init__(self, namespaces: int) -> None:
         self.namespaces: Mapping[ObjectKey, ObjectMeta] = {
-            ObjectKey("", f"team-{number:05}"): ObjectMeta("", f"team-{number:05}", "")
+            ObjectKey("", f"team-{number:05}"): ObjectMeta("", f"team-{number:05}", b"")
             for number in range(namespaces)
         }
 

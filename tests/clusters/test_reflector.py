@@ -34,6 +34,7 @@ from federation.kubernetes.objects import (
     decode_metadata,
     metadata_decoder,
 )
+from federation.kubernetes.packed import PackedObjects
 from federation.kubernetes.reflector import Change, Reflector
 from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
@@ -616,15 +617,16 @@ async def test_no_line_crashes_the_watch_or_keeps_it_from_recovering(
             st.sampled_from(["a", "b", "c"]),
         ),
         max_size=15,
-    )
+    ),
+    keep=st.sampled_from([dict, lambda: PackedObjects(Versioned)]),
 )
 async def test_whatever_happens_the_copy_ends_up_like_the_cluster(
-    tmp_path: Path, steps: list[tuple[str, str]]
+    tmp_path: Path, steps: list[tuple[str, str]], keep: Any
 ) -> None:
     """A model: replaying the reported changes gives the copy, and the copy is the cluster."""
     timeouts = ClusterTimeouts(backoff_first=0.001, backoff_longest=0.002)
     async with SandboxCluster("east", controllers=False) as cluster:
-        async with watched(cluster, tmp_path, timeouts=timeouts) as watch:
+        async with watched(cluster, tmp_path, timeouts=timeouts, keep=keep) as watch:
             for action, name in steps:
                 there = cluster.get("namespaces", "", name) is not None
                 match action:

@@ -177,7 +177,7 @@ def contents_digest(text: str) -> str:
 
 def namespaces(*names: str, deleted: tuple[str, ...] = ()) -> dict[ObjectKey, ObjectMeta]:
     return {
-        ObjectKey("", name): ObjectMeta("", name, "uid", 1.0 if name in deleted else None) for name in names
+        ObjectKey("", name): ObjectMeta("", name, b"uid", 1.0 if name in deleted else None) for name in names
     }
 
 

@@ -35,7 +35,7 @@ class Watched:
 
     def __init__(self) -> None:
         names = [f"team-{number}" for number in range(NAMESPACES)]
-        self.namespaces = {ObjectKey("", name): ObjectMeta("", name, "") for name in names}
+        self.namespaces = {ObjectKey("", name): ObjectMeta("", name, b"") for name in names}
         self.written: set[str] = set()
 
     def observed_in(self, namespace: str) -> ObservedConfigMap | None:

@@ -192,7 +192,7 @@ class NothingSeen:
     """What a hub sees whose watch is behind: namespaces, and nothing in them."""
 
     synced = True
-    namespaces: Mapping[ObjectKey, ObjectMeta] = {ObjectKey("", FIRST): ObjectMeta("", FIRST, "")}
+    namespaces: Mapping[ObjectKey, ObjectMeta] = {ObjectKey("", FIRST): ObjectMeta("", FIRST, b"")}
 
     def observed_in(self, namespace: str) -> None:
         return None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Collection
 from enum import Enum
 from typing import Final
 
@@ -35,6 +36,7 @@ from federation.kubernetes.objects import (
     decode_pod,
     pack_uid,
 )
+from federation.kubernetes.packed import PackedObjects
 from federation.kubernetes.reflector import MAX_PAGE_BYTES, Reflector
 from federation.kubernetes.session import ClusterSession
 from federation.signer.attestation.token_review import InFlight
@@ -82,6 +84,7 @@ class BoundObjects:
             timeouts=timeouts,
             clock=clock,
             jitter=jitter,
+            keep=lambda: PackedObjects(PodMeta),
         )
         self._accounts = Reflector(
             session,
@@ -91,14 +94,18 @@ class BoundObjects:
             timeouts=timeouts,
             clock=clock,
             jitter=jitter,
+            keep=lambda: PackedObjects(ObjectMeta),
         )
 
     @property
-    def pods(self) -> tuple[PodMeta, ...] | None:
-        """The pods that are there and have not ended; None while that is not known."""
+    def pods(self) -> Collection[PodMeta] | None:
+        """The pods that are there and have not ended; None while that is not known.
+
+        To go through them takes those of that moment, over any number of awaits.
+        """
         if not (self._pods.synced and self._pods.fresh):
             return None
-        return tuple(self._pods.items.values())
+        return self._pods.items.values()
 
     @property
     def fresh(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from federation.clusters.health import ClusterHealth
 from federation.controller.in_force import TrustState
-from federation.controller.publication.observed import MOST_CONTENTS, ReadBack
+from federation.controller.publication.namespace_count import MOST_CONTENTS, ReadBack
 from federation.controller.publication.publisher import Tally
 from federation.core.documents.controller import PublicationReport
 from federation.core.errors import FederationError

@@ -36,17 +36,20 @@ from federation.controller.publication.joining import (
     no_memory,
     other_hub_wrote,
 )
-from federation.controller.publication.observed import (
+from federation.controller.publication.namespace_count import (
     EXAMPLES,
     JOINS,
     LEFT,
+    NamespaceCount,
+    ReadBack,
+    Seen,
+)
+from federation.controller.publication.observed import (
     MOST_READ,
     ClusterWatch,
     ForeignContents,
     HealthCheck,
-    ReadBack,
     ReadContent,
-    read_back,
 )
 from federation.controller.publication.publisher import Lag, Publisher
 from federation.controller.publication.turns import Turns
@@ -164,10 +167,11 @@ class Member:
         self._since = around.clock.now().timestamp()
         self._lag = Lag(self._since)
         self.recounts = 0
-        """How often all its namespaces were counted: once for each change, however often they are asked for."""
+        """How often its namespaces were counted: once for each change, however often they are asked for."""
         self._counted: ReadBack | None = None
         self._count_again_at = 0.0
-        self._counted_by = (False, 0)  # whether the watch was fresh, and the tally's revision
+        self._counted_fresh = False  # whether the watch was, then
+        self._changed: set[str] = set()  # namespaces, since then
         self._dirty = True
         self._settled: ReadBack | None = None
         self._istio: IstioSeen | None = None
@@ -185,6 +189,12 @@ class Member:
             exists=lambda name: ObjectKey("", name) in self._watch.namespaces,
             config_map=publication.config_map,
             read=self._reading.of,
+        )
+        self._count = NamespaceCount(
+            config_map=publication.config_map,
+            excluded=publication.excluded_namespaces,
+            keeps=self._joining.keeps,
+            yields=self._joining.yields,
         )
         self._watch = ClusterWatch(
             session,
@@ -335,7 +345,7 @@ class Member:
             self._dirty, self._count_again_at = True, 0.0
 
     def _noticed(self, namespace: str, old: ObservedConfigMap | None, new: ObservedConfigMap | None) -> None:
-        self._dirty = True
+        self._changed.add(namespace)
         self._around.changed()
         self._joining.notice(namespace, new)
         if ObjectKey("", namespace) not in self._watch.namespaces:
@@ -460,26 +470,27 @@ class Member:
             await self._clock.sleep(ISTIO_INTERVAL if joins else HEALTH_CHECK_INTERVAL)
 
     def _read_back(self) -> ReadBack:
-        """Counted anew only after something has changed: reports come every few seconds, changes seldom."""
+        """Counted again only after something has changed: reports come every few seconds, changes seldom."""
         tally, fresh = self._publisher.tally, self._watch.fresh
-        by = fresh, tally.revision
-        if self._counted is None or ((self._dirty or self._counted_by != by) and not self._may_wait(fresh)):
-            self._dirty, self._counted_by = False, by
+        news = self._dirty or self._counted_fresh != fresh or bool(self._changed) or bool(tally.changed)
+        if self._counted is None or (news and not self._may_wait(fresh)):
             self.recounts += 1
             began = self._clock.monotonic()
-            self._counted = read_back(
-                self._watch.namespaces,
-                self._watch.config_maps,
-                self._publisher.target if fresh else None,
-                config_map=self._around.publication.config_map,
-                excluded=frozenset(self._around.publication.excluded_namespaces),
+            left = self._joining.left
+            seen = Seen(
+                namespaces=self._watch.namespaces,
+                config_maps=self._watch.config_maps,
+                target=self._publisher.target if fresh else None,
                 terminating=tally.terminating,
                 forbidden=tally.forbidden,
                 failed=tally.failed,
-                keeps=self._joining.keeps,
-                yields=self._joining.yields,
-                why_joining=LEFT if self._joining.left else JOINS,
+                why_joining=LEFT if left else JOINS,
+                basis=self._joining.basis,
             )
+            self._counted = self._count.count(seen, None if self._dirty else self._changed | tally.changed)
+            self._dirty, self._counted_fresh = False, fresh
+            self._changed.clear()
+            tally.changed.clear()
             ended = self._clock.monotonic()
             self._count_again_at = ended + min(LONGEST_COUNT_AGE, COUNT_SPACING * (ended - began))
         incomplete = fresh and not self._joining.is_complete and not self._bundle.joining
@@ -498,7 +509,7 @@ class Member:
         return (
             counted is not None
             and counted.current + counted.forbidden + counted.failed < counted.selected
-            and self._counted_by[0] == fresh
+            and self._counted_fresh == fresh
             and self._clock.monotonic() < self._count_again_at
         )
 

@@ -13,7 +13,7 @@ from federation.controller.generations import anchor_record
 from federation.controller.in_force import TrustState
 from federation.controller.publication.config_map import Contents, ObservedConfigMap
 from federation.controller.publication.joining import GRACE, Joining, JoiningMemory, no_memory
-from federation.controller.publication.observed import ReadBack
+from federation.controller.publication.namespace_count import ReadBack
 from federation.core.config.hub import PublicationConfig
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.trust import Generation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from federation.controller.publication.config_map import (
     Target,
     wipe_body,
 )
-from federation.controller.publication.observed import EXAMPLES, read_back
+from federation.controller.publication.namespace_count import EXAMPLES, NamespaceCount, ReadBack, Seen
 from federation.controller.publication.publisher import IMMEDIATE, LONGEST_WAIT, QUIET, Contention, Lag
 from federation.core.config.hub import PublicationConfig
 from federation.core.documents.trust import Generation
@@ -187,12 +188,24 @@ def with_certificate(**observed: str) -> dict[ObjectKey, ObservedConfigMap]:
     }
 
 
+def read_back(
+    namespaces: dict[ObjectKey, ObjectMeta],
+    config_maps: dict[ObjectKey, ObservedConfigMap],
+    target: Target | None,
+    *,
+    excluded: tuple[str, ...] = (),
+    keeps: Callable[[str, ObservedConfigMap | None], bool] = lambda _, __: False,
+    **more: Any,
+) -> ReadBack:
+    count = NamespaceCount(config_map=NAME, excluded=excluded, keeps=keeps)
+    return count.count(Seen(namespaces=namespaces, config_maps=config_maps, target=target, **more))
+
+
 def test_every_namespace_is_counted_once() -> None:
     counted = read_back(
         namespaces("a", "b", "c", "d", "e", "f", "g", deleted=("c",)),
         with_certificate(a=SHA, b="old", c=SHA, e=SHA, g="old"),
         TARGET,
-        config_map=NAME,
         excluded=("e",),
         terminating={"d"},
         forbidden={"f": "403"},
@@ -209,7 +222,6 @@ def test_content_kept_for_now_is_counted_and_reported() -> None:
         namespaces("a", "b"),
         with_certificate(a=SHA, b="own"),
         TARGET,
-        config_map=NAME,
         keeps=lambda name, _: name == "b",
     )
     assert (counted.selected, counted.current, counted.joining) == (2, 1, 1)
@@ -221,7 +233,7 @@ def test_who_is_not_current_is_named() -> None:
     def others(current: int, behind: int) -> str:
         names = [f"ns-{number}" for number in range(current + behind)]
         observed = with_certificate(**dict.fromkeys(names[:current], SHA))
-        return read_back(namespaces(*names), observed, TARGET, config_map=NAME).others
+        return read_back(namespaces(*names), observed, TARGET).others
 
     assert others(2, 0) == ""
     assert others(1, 2) == ", not ns-1, ns-2"
@@ -229,36 +241,32 @@ def test_who_is_not_current_is_named() -> None:
 
 
 def test_current_content_counts_even_if_a_write_was_forbidden() -> None:
-    counted = read_back(
-        namespaces("a"), with_certificate(a=SHA), TARGET, config_map=NAME, forbidden={"a": "403"}
-    )
+    counted = read_back(namespaces("a"), with_certificate(a=SHA), TARGET, forbidden={"a": "403"})
     assert (counted.selected, counted.current, counted.forbidden) == (1, 1, 0)
 
 
 def test_nothing_is_current_without_a_target() -> None:
-    counted = read_back(namespaces("a"), with_certificate(a=SHA), None, config_map=NAME)
+    counted = read_back(namespaces("a"), with_certificate(a=SHA), None)
     assert (counted.selected, counted.current, counted.pending) == (1, 0, 1)
 
 
 def test_the_generation_is_the_oldest_observed_one() -> None:
     numbers = {SHA: 3, "old": 2}
-    both = read_back(namespaces("a", "b"), with_certificate(a=SHA, b="old"), TARGET, config_map=NAME)
+    both = read_back(namespaces("a", "b"), with_certificate(a=SHA, b="old"), TARGET)
     assert both.generation(numbers) == 2
-    strange = read_back(namespaces("a", "b"), with_certificate(a=SHA, b="strange"), TARGET, config_map=NAME)
+    strange = read_back(namespaces("a", "b"), with_certificate(a=SHA, b="strange"), TARGET)
     assert strange.generation(numbers) == 0
-    missing = read_back(namespaces("a", "b"), with_certificate(a=SHA), TARGET, config_map=NAME)
+    missing = read_back(namespaces("a", "b"), with_certificate(a=SHA), TARGET)
     assert missing.generation(numbers) == 0
-    assert read_back({}, {}, TARGET, config_map=NAME).generation(numbers) == 0
+    assert read_back({}, {}, TARGET).generation(numbers) == 0
 
 
 def test_namespaces_with_a_content_are_named_by_examples() -> None:
     names = [f"ns-{number}" for number in range(9)]
-    many = read_back(
-        namespaces(*names), with_certificate(**dict.fromkeys(names, SHA)), TARGET, config_map=NAME
-    )
+    many = read_back(namespaces(*names), with_certificate(**dict.fromkeys(names, SHA)), TARGET)
     assert many.where(SHA).startswith("9 namespaces, for example ns-")
     assert len(many.examples[SHA]) == EXAMPLES
-    one = read_back(namespaces("shop"), with_certificate(shop=SHA), TARGET, config_map=NAME)
+    one = read_back(namespaces("shop"), with_certificate(shop=SHA), TARGET)
     assert one.where(SHA) == "namespace shop"
 
 

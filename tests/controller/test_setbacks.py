@@ -11,7 +11,7 @@ from msgspec.structs import replace as replace_struct
 
 from federation.controller.publication.config_map import ObservedConfigMap, Target
 from federation.controller.publication.joining import MemberFacts
-from federation.controller.publication.observed import ReadBack
+from federation.controller.publication.namespace_count import ReadBack
 from federation.controller.rotation.observer import ahead_of, met_of, others_of
 from federation.controller.rotation.store import RotationStore
 from federation.core.config.hub import HubConfig, PublicationConfig

@@ -40,7 +40,7 @@ from federation.controller.publication.config_map import (
     is_marked,
 )
 from federation.controller.publication.joining import MemberFacts
-from federation.controller.publication.observed import JOINS, YIELDED
+from federation.controller.publication.namespace_count import JOINS, YIELDED
 from federation.controller.publication.publisher import Contention
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig

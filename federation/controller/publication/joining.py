@@ -31,7 +31,7 @@ knows.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -39,7 +39,8 @@ from federation.clusters.health import ClusterHealth
 from federation.controller.generations import bundle_of
 from federation.controller.in_force import TrustState
 from federation.controller.publication.config_map import Contents, ObservedConfigMap
-from federation.controller.publication.observed import ReadBack, ReadContent
+from federation.controller.publication.namespace_count import ReadBack
+from federation.controller.publication.observed import ReadContent
 from federation.core.clock import Clock
 from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue
@@ -315,6 +316,20 @@ class Joining:
     def is_complete(self) -> bool:
         """Whether this process has counted the bundle everywhere, since when nothing is completed any more."""
         return self._completed
+
+    @property
+    def basis(self) -> Hashable:
+        """What :meth:`keeps` and :meth:`yields` judge every namespace by, beside what it holds and the time."""
+        generation = self._trust.for_cluster(self._cluster)
+        return (
+            self.left,
+            self.over(),
+            self.under_way,
+            self.issuing,
+            generation.sha256 if generation is not None else "",
+            self._remembered(self._cluster),
+            len(self._own),
+        )
 
     def complete(self, counted: ReadBack) -> None:
         """What was counted by fresh watches; once it is the bundle everywhere, joining is over."""

@@ -181,15 +181,15 @@ class _ClaimLost(Exception):
 class Tally:
     """What the publisher did and could not do in one cluster.
 
-    ``revision`` changes with what is known of single namespaces: what was counted by it is true until then. A
-    namespace that refuses the bundle again for the same reason changes nothing.
+    ``changed`` names the namespaces of which something else is known since they were last counted, for who counts them
+    to clear. A namespace that refuses the bundle again for the same reason changes nothing.
     """
 
     def __init__(self) -> None:
         self.writes = 0
         self.restored = 0
         self.cluster_problem: ClusterError | None = None
-        self.revision = 0
+        self.changed: set[str] = set()
         self._terminating: set[str] = set()
         self._forbidden: dict[str, str] = {}
         self._failed: dict[str, str] = {}
@@ -225,7 +225,7 @@ class Tally:
         """The namespace refuses the bundle: the hub may not write there at all (``forbidden``), or not this object."""
         among, other = (self._forbidden, self._failed) if forbidden else (self._failed, self._forbidden)
         if other.pop(namespace, None) is not None or among.get(namespace) != error.what:
-            self.revision += 1
+            self.changed.add(namespace)
         among[namespace] = error.what
         self._remedies[namespace] = error.remedy
 
@@ -233,21 +233,20 @@ class Tally:
         """The namespace does not refuse the bundle, or there is no such one; True where it was forbidden before."""
         was_forbidden = self._forbidden.pop(namespace, None) is not None
         if self._failed.pop(namespace, None) is not None or was_forbidden:
-            self.revision += 1
+            self.changed.add(namespace)
         self._remedies.pop(namespace, None)
         return was_forbidden
 
     def retry_failed(self) -> None:
         """Another bundle is to be written: whether that is refused as well is not known."""
-        if self._failed:
-            self._failed.clear()
-            self.revision += 1
+        self.changed.update(self._failed)
+        self._failed.clear()
 
     def note_terminating(self, namespace: str, *, terminating: bool) -> None:
         """Whether the namespace is being deleted."""
         if terminating == (namespace in self._terminating):
             return
-        self.revision += 1
+        self.changed.add(namespace)
         if terminating:
             self._terminating.add(namespace)
         else:

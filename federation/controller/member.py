@@ -266,6 +266,7 @@ class Member:
                 another_ca=self._another_ca,
                 hub=around.hub,
                 published=around.trust.is_ours,
+                namespaces=None if config.namespace_selector else lambda: self._watch.namespaces_watch,
                 revisions=self._webhooks.revisions,
                 allowed=around.allowed,
                 clock=around.clock,

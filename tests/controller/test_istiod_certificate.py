@@ -25,6 +25,7 @@ from federation.core.rotation.record import State
 from federation.core.rotation.world import ControlPlane
 from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
+from federation_sandbox.apiserver.faults import Lost
 from tests.controller.test_rotation import operate, prepare, until_state
 from tests.controller.world import (
     ISTIO_SYSTEM,
@@ -263,6 +264,46 @@ async def test_a_new_bundle_is_written_beside_the_same_key_and_certificate(one: 
         assert {k: v for k, v in secret(one).items() if k != "ca.crt"} == {
             k: v for k, v in before.items() if k != "ca.crt"
         }
+
+
+async def test_a_lost_event_is_made_up_for_where_a_write_is_not_shown(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the same would be written again and again, and the gates would wait for the next resync."""
+    monkeypatch.setattr("federation.controller.publication.istiod_certificate.CONFIRM", 1.0)
+    east = one.clusters["east"]
+    async with one.controller():
+        before = (await one.published()).number
+        await provided(one)
+        lists, written = east.requests.count(verb="list", resource="secrets"), writes(one)
+        lost = east.faults.inject(Lost(), verb="watch", resource="secrets", times=1)
+        one.anchors.append(root("b"))
+        one.anchor_file(root("b")).write_bytes(root("b").pem)
+        one.write_config()
+        await eventually(lambda: lost.hits == 1)
+        report = await one.until(
+            lambda r: (
+                r.clusters["east"].publication.generation > before
+                and r.clusters["east"].control_planes[0].current
+            )
+        )
+        assert report.clusters["east"].control_planes[0].state == "provided"
+        assert east.requests.count(verb="list", resource="secrets") == lists + 1
+        assert writes(one) == written + 1
+
+
+@pytest.mark.parametrize("selector", ["", "team"])
+async def test_its_namespace_is_seen_by_the_watch_of_all_where_there_is_one(
+    one: World, selector: str
+) -> None:
+    """A connection less for each cluster."""
+    one.extra["east"] = {"namespace_selector": selector}
+    one.write_config()
+    one.clusters["east"].create("namespaces", {"metadata": {"name": "shop", "labels": {"team": "shop"}}})
+    async with one.controller():
+        await provided(one)
+        watches = one.clusters["east"].requests.count(verb="watch", resource="namespaces")
+    assert watches == (2 if selector else 1), "with a selector that watch may not show it"
 
 
 async def test_it_is_renewed_at_two_thirds_of_its_life_and_not_before(one: World) -> None:

@@ -11,6 +11,7 @@ from federation.clusters.trust_bundles import SIGNER, VERSIONS
 from federation.controller.publication.publisher import IMMEDIATE
 from federation.core.documents.controller import ControllerReport, TrustBundleReport
 from federation.core.rotation.record import State
+from federation_sandbox.apiserver.faults import Lost
 from federation_sandbox.apiserver.rbac import TRUST_BUNDLE_DISCOVERY
 from federation_sandbox.apiserver.resources import CLUSTER_TRUST_BUNDLES
 from federation_sandbox.cluster import read_kustomization
@@ -105,6 +106,26 @@ async def test_the_newest_and_most_stable_version_is_used_and_an_upgrade_is_foll
         assert writes(one) == 1, "the object is the same in each version"
         put(one, root("intruder").pem)
         await eventually(lambda: observed(one) == one.observed("east", "default"))
+
+
+async def test_a_lost_event_is_made_up_for_where_a_write_is_not_shown(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next resync, which would find it, is ten minutes away."""
+    monkeypatch.setattr("federation.controller.publication.cluster_trust_bundle.CONFIRM", 1.0)
+    prepare(one)
+    east = one.clusters["east"]
+    async with one.controller():
+        await reported(one, "current")
+        lost = east.faults.inject(Lost(), verb="watch", resource=BUNDLES, times=1)
+        watches = east.requests.count(verb="watch", resource=BUNDLES)
+        one.anchors.append(root("b"))
+        one.anchor_file(root("b")).write_bytes(root("b").pem)
+        one.write_config()
+        await eventually(lambda: lost.hits == 1)
+        await reported(one, "pending")
+        await reported(one, "current")
+        assert east.requests.count(verb="watch", resource=BUNDLES) == watches + 1
 
 
 async def test_a_version_that_is_gone_is_negotiated_anew_before_the_resync(one: World) -> None:

@@ -41,7 +41,7 @@ from federation.controller.publication.config_map import (
 )
 from federation.controller.publication.joining import MemberFacts
 from federation.controller.publication.namespace_count import JOINS, YIELDED
-from federation.controller.publication.publisher import Contention
+from federation.controller.publication.publisher import Contention, Relists
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
 from federation.core.config.hub import PublicationConfig
@@ -381,6 +381,8 @@ class TrustBundlePublisher:
         self._contention = Contention()
         self._seen = False
         self._to_restore = False
+        self._unconfirmed: BundleTarget | None = None  # what was written, and not shown by the watch since
+        self._relists = Relists(clock, self._where)
         self._backoff = self._new_backoff()
         self._asking = self._new_backoff()
         self._release = ""
@@ -506,6 +508,8 @@ class TrustBundlePublisher:
             await self._ask()
         target = self._target
         if target is not None and self._version and self._is_due(target):
+            if self._unconfirmed is target and self._relists.allow():
+                self._ask_at = float("-inf")
             await self._write(target, self._version)
         state = self.status().state
         if state != self._reported_state:
@@ -608,6 +612,7 @@ class TrustBundlePublisher:
     def _notice(self, old: ObservedTrustBundle | None, new: ObservedTrustBundle | None) -> None:
         """The watch shows a change of the object."""
         now, target = self._clock.monotonic(), self._target
+        self._unconfirmed = None
         self._seen = self._seen or new is not None
         if new is not None:
             self._contention.seen(new.writers, now)
@@ -648,6 +653,7 @@ class TrustBundlePublisher:
             self._seen = True
             self._refusal = None
             self._backoff.reset()
+            self._unconfirmed = target
             self._write_at = self._clock.monotonic() + CONFIRM
             if self._to_restore:
                 self.restored += 1

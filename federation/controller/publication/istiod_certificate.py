@@ -17,10 +17,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
+from math import inf
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -49,7 +50,7 @@ from federation.controller.publication.istiod_secret import (
     renewal_of,
 )
 from federation.controller.publication.observed import NAMESPACES
-from federation.controller.publication.publisher import Contention
+from federation.controller.publication.publisher import Contention, Relists
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig, ClusterTimeouts
 from federation.core.documents.controller import ControlPlaneReport
@@ -106,8 +107,11 @@ class SecretWatch:
         clock: Clock,
         jitter: random.Random,
         on_change: Callable[[ObservedSecret | None, ObservedSecret | None], None],
+        namespaces: Callable[[], Reflector[ObjectMeta]] | None = None,
     ) -> None:
+        """``namespaces`` is the watch of all of them, where there is one: it spares a connection of its own."""
         self._session = session
+        self._shared = namespaces
         self._namespace = namespace
         self._name = name
         longest = min(LONGEST_WATCH_BACKOFF, timeouts.backoff_longest)
@@ -125,11 +129,18 @@ class SecretWatch:
         return f"{self._collection}/{self._name}"
 
     @property
+    def _place(self) -> Reflector[ObjectMeta] | None:
+        if self._shared is not None:
+            return self._shared()
+        return self._places.reflector if self._places is not None else None
+
+    @property
     def present(self) -> bool | None:
         """Whether the namespace exists and is not being deleted; None while that is not known."""
-        if self._places is None or not self._places.reflector.synced:
+        place = self._place
+        if place is None or not place.synced:
             return None
-        meta = self._places.reflector.items.get(ObjectKey("", self._namespace))
+        meta = place.items.get(ObjectKey("", self._namespace))
         return meta is not None and meta.deletion is None
 
     @property
@@ -142,7 +153,8 @@ class SecretWatch:
     @property
     def fresh(self) -> bool:
         """True while what :attr:`present` and :attr:`secret` say is read back."""
-        if self._places is None or not self._places.reflector.synced or not self._places.reflector.fresh:
+        place = self._place
+        if place is None or not place.synced or not place.fresh:
             return False
         if not self.present:
             return True
@@ -152,14 +164,21 @@ class SecretWatch:
     @property
     def last_seen(self) -> float:
         """When the cluster was last seen on the watch that was silent longer, by the monotonic clock."""
-        last_seen = [w.reflector.last_seen for w in (self._places, self._secrets) if w is not None]
-        return min(last_seen, default=float("-inf"))
+        return min((watch.last_seen for watch in self._watches), default=float("-inf"))
 
     @property
     def problem(self) -> ClusterError | None:
         """Why it is not watched at present."""
-        problems = (w.reflector.problem for w in (self._places, self._secrets) if w is not None)
+        problems = (watch.problem for watch in self._watches)
         return next((problem for problem in problems if problem is not None), None)
+
+    @property
+    def _watches(self) -> Iterator[Reflector[ObjectMeta] | Reflector[ObservedSecret]]:
+        place = self._place
+        if place is not None:
+            yield place
+        if self._secrets is not None:
+            yield self._secrets.reflector
 
     def renew(self) -> None:
         """Begin anew at once: the cluster has come back."""
@@ -179,9 +198,10 @@ class SecretWatch:
         if self._kicked:
             self._kicked = False
             await self._stop_all()
-        if self._places is None:
+        if self._shared is None and self._places is None:
             self._places = _Running(self._watch_namespace())
-        self._places.check()
+        if self._places is not None:
+            self._places.check()
         secrets = self._secrets
         if secrets is not None:
             secrets.check()
@@ -262,6 +282,8 @@ class Around:
     jitter: random.Random
     hub: HubIdentity = NO_HUB
     published: Callable[[str], bool] = lambda _: False
+    namespaces: Callable[[], Reflector[ObjectMeta]] | None = None
+    """The watch of all namespaces of the cluster; None where not all are watched."""
 
 
 class IstiodCertificates:
@@ -343,6 +365,7 @@ class _SecretPublisher:
             clock=around.clock,
             jitter=around.jitter,
             on_change=self._noticed,
+            namespaces=around.namespaces,
         )
         self._wanted: tuple[tuple[str, tuple[str, ...], str], WantedSecret] | None = None
         self._judged: tuple[ObservedSecret, WantedSecret, datetime, Examined] | None = None
@@ -350,6 +373,8 @@ class _SecretPublisher:
             None  # SHA-256 of the last one that was got here, and when
         )
         self._sent: tuple[bytes, bytes, bytes] | None = None
+        self._confirm_by = inf  # when the watch should have shown what was written
+        self._relists = Relists(self._clock, {"cluster": str(cluster.name)})
         self._retry_at = 0.0
         self._backoff = Backoff(first=0.5, longest=LONGEST_BACKOFF, jitter=around.jitter)
         self._contention = Contention()
@@ -387,6 +412,7 @@ class _SecretPublisher:
         now = self._clock.monotonic()
         if new is not None:
             self._contention.seen(new.writers, now)
+        self._confirm_by = inf
         if new is not None and self._sent == (new.certificate, new.key, new.ca):
             self._sent, self._retry_at = None, 0.0
         elif self._is_good(old) and not self._is_good(new):
@@ -464,6 +490,10 @@ class _SecretPublisher:
             return
         if self._contention.wait(self.namespace, now) > 0:
             return
+        if now >= self._confirm_by and self._relists.allow(self.namespace):
+            self._confirm_by, self._retry_at = inf, now + CONFIRM
+            self._watch.renew()  # rather than have another certificate made for what may be there already
+            return
         try:
             await self._write(observed, examined, wanted, step)
         except FederationError as error:
@@ -524,6 +554,8 @@ class _SecretPublisher:
             content_type=APPLY,
             accept=METADATA_ONLY,
         )
+        if self._sent is not None:  # the watch may have shown it before the answer came
+            self._confirm_by = self._retry_at
         if self._restoring:
             self._restoring = False
             self._restored += 1

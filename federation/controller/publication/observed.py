@@ -107,6 +107,11 @@ class ClusterWatch:
         return self._pair.namespaces.items
 
     @property
+    def namespaces_watch(self) -> Reflector[ObjectMeta]:
+        """What keeps these at present; it is another one after each resync."""
+        return self._pair.namespaces
+
+    @property
     def config_maps(self) -> Mapping[ObjectKey, ObservedConfigMap]:
         """The ConfigMap of each namespace that has one under the configured name."""
         return self._pair.config_maps.items

@@ -174,6 +174,31 @@ CATCH_UP: Final = 1.0
 _APPLY_PARAMS: Final = {"fieldManager": FIELD_MANAGER, "force": "true"}
 
 
+class Relists:
+    """When all is listed anew because a write was answered and its event did not come: it may be lost, as others may.
+
+    For one cluster's watch of one kind; ``fields`` are of its log lines.
+    """
+
+    def __init__(self, clock: Clock, fields: Mapping[str, str]) -> None:
+        self._clock = clock
+        self._fields = fields
+        self._next = float("-inf")
+
+    def allow(self, namespace: str = "") -> bool:
+        """Whether to list now, which is said in the log; not again for :data:`RELIST_SPACING` seconds."""
+        now = self._clock.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + RELIST_SPACING
+        _logger.warning(
+            "the watch does not show what was written %g s ago: listing again",
+            CONFIRM,
+            extra={**self._fields, **({"namespace": namespace} if namespace else {})},
+        )
+        return True
+
+
 class _ClaimLost(Exception):
     """Another hub's mark is there already."""
 
@@ -304,7 +329,7 @@ class Publisher:
         self._to_restore: set[str] = set()
         self._unanswered: set[str] = set()  # where the last write failed for a reason of the whole cluster
         self._unconfirmed: dict[str, Target] = {}  # what was written there, and not shown by the watch since
-        self._relist_at = float("-inf")
+        self._relists = Relists(clock, self._where)
         self._again_at = 0.0
         self._refusing: deque[str] = deque()
         self.contention: Final = Contention()
@@ -427,22 +452,9 @@ class Publisher:
         if self._resume_at > self._clock.monotonic():
             self._enqueue(namespace)
         elif self._is_wanted(namespace, target):
-            if self._unconfirmed.get(namespace) is target:
-                self._doubt_watch(namespace)
+            if self._unconfirmed.get(namespace) is target and self._relists.allow(namespace):
+                self._watch.renew()
             await self._write(namespace, target)
-
-    def _doubt_watch(self, namespace: str) -> None:
-        """A write was answered, and its event did not come: it may be lost, as others may. List again."""
-        now = self._clock.monotonic()
-        if now < self._relist_at:
-            return
-        self._relist_at = now + RELIST_SPACING
-        _logger.warning(
-            "the watch does not show what was written %g s ago: listing again",
-            CONFIRM,
-            extra=self._where | {"namespace": namespace},
-        )
-        self._watch.renew()
 
     def _is_wanted(self, namespace: str, target: Target) -> bool:
         """Whether to write there now, by what the watch shows."""

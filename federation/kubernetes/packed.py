@@ -37,6 +37,11 @@ class PackedObjects(MutableMapping[ObjectKey, M]):
         self._round = FIRST  # groups at the beginning of this round of splits: a power of two
         self._count = 0
 
+    @property
+    def groups(self) -> int:
+        """How many there are."""
+        return len(self._groups)
+
     def __len__(self) -> int:
         return self._count
 

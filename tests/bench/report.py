@@ -81,9 +81,10 @@ def facts() -> dict[str, str]:
 
 
 class Report:
-    """Collects lines and prints each as it is added."""
+    """Collects lines, prints each as it is added, and has all of them in ``file`` by then, where one is given."""
 
-    def __init__(self, say: Callable[[str], None], facts: dict[str, str]) -> None:
+    def __init__(self, say: Callable[[str], None], facts: dict[str, str], file: Path | None = None) -> None:
+        self._file = file
         self.lines: list[Line] = []
         self.facts = facts
         self._say = say
@@ -95,6 +96,14 @@ class Report:
             self._group = line.group
             self._say(f"\n{line.group}")
         self._say(self._row(line))
+        self.write()
+
+    def write(self) -> None:
+        """Write what there is by now to the file, where one is given; a reader never finds half of it."""
+        if self._file is not None:
+            staged = self._file.with_name(f"{self._file.name}.new")
+            staged.write_text(self.as_json())
+            staged.replace(self._file)
 
     def _row(self, line: Line) -> str:
         promise = f"{line.target}: {line.verdict}" if line.target else ""

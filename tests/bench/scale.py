@@ -34,6 +34,7 @@ from typing import Any
 import aiohttp
 import uvloop
 
+from federation.core.config.hub import PublicationConfig
 from federation.core.documents.keys import CONTROLLERS
 from federation.core.identity import ServiceAccountRef
 from federation.state.files import FileStore
@@ -48,13 +49,18 @@ from tests.bench.stand_in import SYSTEM, namespace_name, pod_name
 LIMIT = 600.0
 """Seconds for whatever has to come; it costs time only where something never does."""
 
-NOT_ALL = "what was not measured, since the hub did not get green"
+NOT_ALL = "what was not measured:"
+SAID_EVERY = 15.0
+"""Seconds between two lines that say how far a wait has come."""
+
+STALLED = 120.0
 PROOF_INTERVAL = 30.0  # the hub's default
 CONTROLLER = "controller-0"
 LAG_EVERY = 0.05
 CALLS_PER_SECOND = 20.0
 ROTATION_LEAF = 60  # seconds; most of a rotation is waiting until leaves of the former root have ended
 ROTATION_LIMIT = 1800.0
+ROLES = 2
 MOST_CALLING = 50
 """Clusters whose pods ask for certificates while the bundle changes."""
 
@@ -185,11 +191,32 @@ class Usage:
         return cpu / self.seconds * 60
 
 
+class Progress:
+    """Says on standard error what is done now, and since when the run began: one of 200 clusters takes half an hour."""
+
+    def __init__(
+        self, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
+    ) -> None:
+        self._say = say
+        self._began = time.monotonic()
+        self._said = float("-inf")
+
+    def say(self, text: str) -> None:
+        self._said = time.monotonic()
+        self._say(f"[{self._said - self._began:6.0f} s] {text}")
+
+    def now_and_then(self, text: str, put: Callable[[Any], object], value: object) -> None:
+        """Say it with ``put(value)`` in its place, where nothing was said for a while."""
+        if time.monotonic() - self._said >= SAID_EVERY:
+            self.say(text.format(put(value)))
+
+
 class Hub:
     """One controller and one signer on a rig."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, progress: Progress) -> None:
         self.rig = rig
+        self.progress = progress
         self._stacks: dict[str, AsyncExitStack] = {}
         self._roles: dict[str, Child] = {}
         self._health = free_port()
@@ -201,6 +228,13 @@ class Hub:
     @property
     def signer(self) -> int:
         return self._roles["signer"].pid
+
+    @property
+    def runs(self) -> bool:
+        """Whether both roles were started and have not ended."""
+        return len(self._stacks) == ROLES and all(
+            role.process.poll() is None for role in self._roles.values()
+        )
 
     @property
     def stand_in(self) -> int:
@@ -250,15 +284,27 @@ class Hub:
                             and seen["matrix"]["valid"] == count * (count - 1)
                         ):
                             return seen
+                    self.progress.now_and_then("not green yet: {}", _why, seen)
                     await asyncio.sleep(max(0.1, 4 * (time.monotonic() - began)))
         except TimeoutError:
             raise RuntimeError(f"not green in {LIMIT:g} s: {_why(seen)}") from None
 
     async def written(self, count: int) -> float:
-        """Wait until so many namespaces were written; when the last one was, by the monotonic clock."""
-        async with asyncio.timeout(LIMIT):
-            while (seen := await self.rig.order(do="written"))["count"] < count:
-                await asyncio.sleep(0.05)
+        """Wait until so many namespaces were written; when the last one was, by the monotonic clock.
+
+        Raises RuntimeError where none was for :data:`STALLED` seconds.
+        """
+        known, since = -1, time.monotonic()
+        while (seen := await self.rig.order(do="written"))["count"] < count:
+            now = time.monotonic()
+            if seen["count"] > known:
+                known, since = seen["count"], now
+            elif now - since > STALLED:
+                raise RuntimeError(
+                    f"{known:,} of {count:,} namespaces are written, and no more in {STALLED:g} s"
+                )
+            self.progress.now_and_then(f"{{:,}} of {count:,} namespaces are written", int, known)
+            await asyncio.sleep(0.05)
         return float(seen["last"])
 
     def cpu(self) -> tuple[float, float, float]:
@@ -283,9 +329,9 @@ def _why(seen: Any) -> str:
 
 
 @contextlib.asynccontextmanager
-async def running_hub(rig: Rig) -> AsyncIterator[Hub]:
+async def running_hub(rig: Rig, progress: Progress | None = None) -> AsyncIterator[Hub]:
     """A hub whose roles end with the context."""
-    hub = Hub(rig)
+    hub = Hub(rig, progress or Progress())
     try:
         yield hub
     finally:
@@ -305,8 +351,11 @@ class Bench:
     poll_every: float = 2.0
     """Seconds between two polls of the page: as its script has it."""
 
-    namespaces: int = 0
-    """How many the hub publishes to, in all clusters."""
+    @property
+    def namespaces(self) -> int:
+        """How many the hub publishes to, in all clusters."""
+        system = set(SYSTEM) - set(PublicationConfig().excluded_namespaces)
+        return self.sizes.clusters * (self.sizes.namespaces + len(system))
 
     @property
     def group(self) -> str:
@@ -324,12 +373,11 @@ class Bench:
     async def start(self) -> None:
         began = time.monotonic()
         await asyncio.gather(self.hub.start("controller"), self.hub.start("signer"))
-        status = await self.hub.green()
-        green = time.monotonic() - began
-        self.namespaces = sum(cluster["publication"]["selected"] for cluster in status["clusters"])
         first = await self.hub.written(self.namespaces) - began
         note = f"{self.namespaces:,} namespaces; the start of both roles included"
         self.add("first publication", first, "s", note=note)
+        await self.hub.green()
+        green = time.monotonic() - began
         self.add("green: everything published and every pair proved", green, "s")
         self.row("first publication / green, s", first, green)
 
@@ -436,16 +484,32 @@ class Bench:
                 total.seconds, total.latencies, total.failed = load.seconds, load.latencies, load.failed
 
     async def change_under_load(self, root: str) -> None:
-        """Another change, while pods ask for certificates."""
-        await self.hub.rig.order(do="reset")
-        async with self.callers() as load:
-            await asyncio.sleep(1.0)
-            began = time.monotonic()
-            self.hub.rig.add_root(root)
-            took = await self.hub.written(self.namespaces) - began
-            await asyncio.sleep(2.0)
-        self._refused_calls("calls refused at a change of the bundle", load, f"everywhere after {took:.1f} s")
-        await self.hub.green()
+        """Another change, while pods ask for certificates, and each cluster refuses it in one namespace.
+
+        As where a member has taken a right back. What that costs at rest is measured while nobody asks any more.
+        """
+        hub = self.hub
+        await hub.rig.order(do="reset")
+        await hub.rig.order(do="refuse", namespaces=[namespace_name(len(SYSTEM))])
+        try:
+            async with self.callers() as load:
+                await asyncio.sleep(1.0)
+                began = time.monotonic()
+                hub.rig.add_root(root)
+                took = await hub.written(self.namespaces - self.sizes.clusters) - began
+                await asyncio.sleep(2.0)
+            self._refused_calls(
+                "calls refused at a change of the bundle", load, f"everywhere after {took:.1f} s"
+            )
+            await asyncio.sleep(5.0)
+            used = await hub.usage(self.rest)
+        finally:
+            await hub.rig.order(do="refuse", namespaces=[])
+        cpu, refused = used.per_minute(used.controller), self.sizes.clusters
+        note = f"{refused} namespaces answer 403; the stand-in {used.per_minute(used.stand_in):.1f}"
+        self.add("CPU of the controller at rest, one namespace refused", cpu, "s/min", at_most(3.6), note)
+        self.row("controller CPU at rest with one refused namespace per cluster, s per minute", cpu)
+        await hub.green()
 
     def _refused_calls(self, name: str, load: Load, note: str) -> None:
         made = len(load.latencies) + load.failed
@@ -469,6 +533,7 @@ class Bench:
                         state = (await hub.rig.get("/api/v1/rotation"))["state"]
                         if not states or not states[-1].startswith(state):
                             states.append(f"{state} {time.monotonic() - began:.0f}")
+                            hub.progress.say(state)
                     await asyncio.sleep(1.0)
             took = time.monotonic() - began
             used = hub.used(before, began)
@@ -482,24 +547,6 @@ class Bench:
         self.row("a whole rotation, s", took)
         self.row("controller's lag meanwhile, p50 / p99 / max, ms", p50, p99, most)
         self._refused_calls("calls refused during a rotation", load, f"leaves of {hub.rig.leaf} s")
-
-    async def refused_namespaces(self, root: str) -> None:
-        """Each cluster refuses the bundle in one namespace, as where a member has taken a right back."""
-        rig = self.hub.rig
-        await rig.order(do="reset")
-        await rig.order(do="refuse", namespaces=[namespace_name(len(SYSTEM))])
-        rig.add_root(root)
-        await self.hub.written(self.namespaces - self.sizes.clusters)
-        await asyncio.sleep(5.0)
-        used = await self.hub.usage(self.rest)
-        cpu = used.per_minute(used.controller)
-        note = (
-            f"{self.sizes.clusters} namespaces answer 403; the stand-in {used.per_minute(used.stand_in):.1f}"
-        )
-        self.add("CPU of the controller at rest, one namespace refused", cpu, "s/min", at_most(3.6), note)
-        self.row("controller CPU at rest with one refused namespace per cluster, s per minute", cpu)
-        await rig.order(do="refuse", namespaces=[])
-        await self.hub.green()
 
     async def restarts(self) -> None:
         hub = self.hub
@@ -532,14 +579,21 @@ class Bench:
         self.add("requests that the stand-in has no answer for", sum(missing.values()), "", at_most(0), note)
 
     async def go_through(self, steps: Iterable[Callable[[], Awaitable[None]]]) -> list[str]:
-        """Take each step; the table. A hub that does not get green ends it, with what was measured until then."""
+        """Take each step; the table. What one of them could not measure is said, and keeps no other from it.
+
+        Nothing is left to measure where a role could not be started.
+        """
         for step in steps:
+            name = getattr(step.func if isinstance(step, partial) else step, "__name__", "a step")
+            name = name.replace("_", " ")
+            self.hub.progress.say(name)
             try:
                 await step()
-            except (RuntimeError, TimeoutError) as error:
+            except (RuntimeError, TimeoutError, OSError, aiohttp.ClientError) as error:
                 why = str(error) or f"what had to come did not in {LIMIT:g} s"
-                self.report.add(Line(self.group, NOT_ALL, None, "", at_most(0), why))
-                break
+                self.report.add(Line(self.group, f"{NOT_ALL} {name}", None, "", at_most(0), why))
+                if not self.hub.runs:
+                    break
         return list(self.table())
 
     def table(self) -> Iterator[str]:
@@ -585,7 +639,6 @@ async def run_all(report: Report, directory: Path, sizes: Sizes, *, rest: float)
             measured.report_size,
             partial(measured.change, "root-one"),
             partial(measured.change_under_load, "root-two"),
-            partial(measured.refused_namespaces, "root-three"),
             measured.restarts,
             measured.unanswered,
         )
@@ -609,13 +662,15 @@ def main() -> int:
     parser.add_argument(
         "--rotation", action="store_true", help="measure one whole rotation instead, with leaves of a minute"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every line there as well")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write every line there as well, as it comes"
+    )
     parser.add_argument(
         "--keep", type=Path, metavar="DIRECTORY", help="keep configuration, state and logs there"
     )
     options = parser.parse_args()
     sizes = Sizes(options.clusters, options.namespaces, options.pods)
-    report = Report(lambda text: print(text, flush=True), facts())
+    report = Report(lambda text: print(text, flush=True), facts(), options.json)
     print("  ".join(f"{name} {value}" for name, value in report.facts.items()))
     began, others = time.monotonic(), Others()
     with tempfile.TemporaryDirectory(prefix="federation-bench-") as directory:
@@ -632,9 +687,8 @@ def main() -> int:
     print("\n".join(["", *table, *report.summary()]))
     print(f"other processes took {report.facts['other processes']} meanwhile")
     print(f"took {time.monotonic() - began:.0f} s")
-    if options.json is not None:
-        options.json.write_text(report.as_json())
-    return 1 if any(line.name == NOT_ALL for line in report.lines) else 0
+    report.write()
+    return 1 if any(line.name.startswith(NOT_ALL) for line in report.lines) else 0
 
 
 if __name__ == "__main__":

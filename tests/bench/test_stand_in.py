@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,14 +236,27 @@ async def test_a_poll_counts_what_comes_and_says_what_the_page_has_already() -> 
 
 
 async def test_a_real_hub_is_measured_from_its_start_to_a_changed_bundle(tmp_path: Path) -> None:
-    report = Report(lambda _: None, {})
+    """A step that fails keeps no other from being measured, and what was measured is in the file by then."""
+    file, in_file = tmp_path / "lines.json", list[str]()
+
+    async def fail() -> None:
+        in_file.extend(line["name"] for line in json.loads(file.read_text())["lines"])
+        raise RuntimeError("not green: c001 does not answer")
+
+    report = Report(lambda _: None, {}, file)
     async with bench(report, tmp_path, Sizes(2, 2, 4), rest=1.0) as measured:
         measured.poll_every = 0.0
-        await measured.start()
-        await measured.report_size()
-        await measured.change("another")
-        await measured.unanswered()
+        change, refused = partial(measured.change, "another"), partial(measured.change_under_load, "third")
+        await measured.go_through(
+            (measured.start, fail, measured.report_size, change, refused, measured.unanswered)
+        )
 
+    assert "first publication" in in_file
+    failed = [line for line in report.lines if line.verdict == "not measured"]
+    assert [(line.name, line.note) for line in failed] == [
+        ("what was not measured: fail", "not green: c001 does not answer")
+    ]
+    assert len(json.loads(file.read_text())["lines"]) == len(report.lines)
     values = {line.name: line.value or 0.0 for line in report.lines}
     assert measured.namespaces == 2 * (2 + 4), (
         "the teams', and of the system's those that Istio is not kept from"
@@ -251,11 +265,13 @@ async def test_a_real_hub_is_measured_from_its_start_to_a_changed_bundle(tmp_pat
     assert values["CPU of the controller for that"] > 0
     assert values["descriptors of the controller"] > 2 * 5, "five watches of each cluster"
     assert values["bytes of a poll where something did"] > 1
+    assert values["calls refused at a change of the bundle"] == 0
+    assert values["CPU of the controller at rest, one namespace refused"] >= 0
     assert values["requests that the stand-in has no answer for"] == 0
     assert len(list(measured.table())) == 2 + len(measured.rows)
 
 
-async def test_a_hub_that_does_not_get_green_ends_it_with_what_was_measured(tmp_path: Path) -> None:
+async def test_where_no_role_runs_what_was_measured_until_then_is_given(tmp_path: Path) -> None:
     async def measure() -> None:
         measured.row("before", 1.0)
 

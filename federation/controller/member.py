@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
@@ -57,7 +57,12 @@ from federation.controller.rotation.observer import IstiodWait, istio_seen, not_
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
 from federation.core.config.hub import PublicationConfig
-from federation.core.documents.controller import ControllerClusterReport, PublicationReport
+from federation.core.documents.controller import (
+    ControllerClusterReport,
+    ControlPlaneReport,
+    PublicationReport,
+    WebhookReport,
+)
 from federation.core.identity import NO_HUB, HubIdentity, TrustDomain
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.joining import IstioSeen
@@ -516,7 +521,9 @@ class Member:
 
     def report(self) -> ControllerClusterReport:
         """How this cluster fares now, by what was read back."""
-        health, counted = self._derive_health(), self._read_back()
+        planes = self._istiod.report()
+        webhooks = self._webhooks.report(self._istiod.facts())
+        health, counted = self._derive_health(planes, webhooks), self._read_back()
         proposed = islice(counted.contents, MOST_READ) if counted.joining else ()
         for digest in proposed:  # proposed while it is there
             where = f"{self._around.publication.config_map} in {counted.where(digest)}"
@@ -540,13 +547,18 @@ class Member:
             probe_remedy=problem.remedy if problem is not None else "",
             probe_chain=[certificate.sha256 for certificate in leaf.chain] if leaf else [],
             trust_bundle=self._bundle.report(),
-            control_planes=self._istiod.report(),
-            webhooks=self._webhooks.report(self._istiod.facts()),
+            control_planes=planes,
+            webhooks=webhooks,
             webhooks_detail=self._webhooks.problem or "",
             credential=self._renewal.report,
         )
 
-    def _derive_health(self) -> ClusterHealth:
+    def _derive_health(
+        self,
+        planes: Sequence[ControlPlaneReport] | None = None,
+        webhooks: Sequence[WebhookReport] | None = None,
+    ) -> ClusterHealth:
+        """``planes`` and ``webhooks`` are what is reported of them, where that was put together already."""
         tally, now, counted = self._publisher.tally, self._clock.monotonic(), self._read_back()
         health = derive_health(
             (
@@ -574,8 +586,9 @@ class Member:
             elif counted.yielded:
                 health = self._joining.yielding(counted.contents, counted.yielded_to, counted.yielded)
         if health.state == "ready":
-            reports, unread = self._webhooks.report(self._istiod.facts()), self._webhooks.unread
-            health = self._istiod.health() or webhook_health(reports, unread) or health
+            if webhooks is None:
+                webhooks = self._webhooks.report(self._istiod.facts())
+            health = self._istiod.health(planes) or webhook_health(webhooks, self._webhooks.unread) or health
         if health.state != self._state:
             self._state, self._since = health.state, self._clock.now().timestamp()
             former, self._former = self._former, None

@@ -316,6 +316,9 @@ def with_bundle(
 
 
 TICK: Final = 0.25
+LOOK: Final = 1.0
+"""Seconds between two looks at the state, where the watch shows no change: time and other things may change it."""
+
 CONFIRM: Final = 10.0
 """Seconds within which the watch should show a write; then it is written again."""
 
@@ -381,6 +384,8 @@ class TrustBundlePublisher:
         self._contention = Contention()
         self._seen = False
         self._to_restore = False
+        self._look_at = float("-inf")
+        self._news = False
         self._unconfirmed: BundleTarget | None = None  # what was written, and not shown by the watch since
         self._relists = Relists(clock, self._where)
         self._backoff = self._new_backoff()
@@ -511,6 +516,9 @@ class TrustBundlePublisher:
             if self._unconfirmed is target and self._relists.allow():
                 self._ask_at = float("-inf")
             await self._write(target, self._version)
+        if now < self._look_at and not self._news:
+            return
+        self._look_at, self._news = now + LOOK, False
         state = self.status().state
         if state != self._reported_state:
             self._reported_state = state
@@ -613,6 +621,7 @@ class TrustBundlePublisher:
         """The watch shows a change of the object."""
         now, target = self._clock.monotonic(), self._target
         self._unconfirmed = None
+        self._news = True
         self._seen = self._seen or new is not None
         if new is not None:
             self._contention.seen(new.writers, now)

@@ -71,6 +71,10 @@ from federation.kubernetes.session import ClusterSession
 _logger = logging.getLogger(__name__)
 
 TICK: Final = 0.25
+TICKS_SETTLED: Final = 4
+"""How many of these pass between two looks at a Secret that is as it should be, where the watch shows no change: to
+look at each of 200 takes some part of a millisecond."""
+
 LONGEST_WATCH_BACKOFF: Final = 5.0
 """Seconds between attempts at a Secret that may not be watched: istiod may be waiting for it."""
 
@@ -325,9 +329,9 @@ class IstiodCertificates:
             ]
         return [slot.report() for slot in self._slots]
 
-    def health(self) -> ClusterHealth | None:
-        """What is wrong with the first control plane that is not served as it should be."""
-        for report in self.report():
+    def health(self, reports: Iterable[ControlPlaneReport] | None = None) -> ClusterHealth | None:
+        """What is wrong with the first control plane that is not served as it should be, by :meth:`report`."""
+        for report in self.report() if reports is None else reports:
             if report.attention:
                 detail = f"{report.namespace}/{report.secret}: {report.detail}"
                 return ClusterHealth("degraded", REASON, detail, report.remedy)
@@ -379,6 +383,8 @@ class _SecretPublisher:
         self._backoff = Backoff(first=0.5, longest=LONGEST_BACKOFF, jitter=around.jitter)
         self._contention = Contention()
         self._restoring = False
+        self._is_settled = False  # at the last look
+        self._news = False  # since then, by the watch
         self._problem: FederationError | None = None
         self._restored = 0
 
@@ -402,13 +408,18 @@ class _SecretPublisher:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch.run())
             while True:
+                self._news = False
                 await self._check()
-                await self._clock.sleep(TICK)
+                for _ in range(TICKS_SETTLED if self._is_settled else 1):
+                    await self._clock.sleep(TICK)
+                    if self._news:
+                        break
 
     # What there is to do
 
     def _noticed(self, old: ObservedSecret | None, new: ObservedSecret | None) -> None:
         """The watch shows a change."""
+        self._news = True
         now = self._clock.monotonic()
         if new is not None:
             self._contention.seen(new.writers, now)
@@ -477,6 +488,7 @@ class _SecretPublisher:
 
     async def _check(self) -> None:
         wanted, watch = self._want(), self._watch
+        self._is_settled = False
         if wanted is None or not watch.fresh or not watch.present:
             return
         observed = watch.secret
@@ -504,6 +516,7 @@ class _SecretPublisher:
 
     def _settle(self) -> None:
         """The watch shows what is wanted, or what is not to be touched."""
+        self._is_settled = True
         self._problem, self._retry_at, self._restoring = None, 0.0, False
         self._backoff.reset()
 

@@ -30,8 +30,12 @@ _logger = logging.getLogger(__name__)
 HEARTBEAT: Final = 5.0
 """Seconds within which a report is written at the latest; status takes three of them for gone."""
 
-SIGN_OF_LIFE: Final = 4.0
-"""Seconds after which it is written though nothing has changed: less than it promises, for a store that is slow."""
+MANY_CLUSTERS: Final = 100
+MANY_HEARTBEAT: Final = 10.0
+"""The same with more clusters than that: the report of 200 is 400 KB, and written for no other reason."""
+
+SIGN_OF_LIFE: Final = 0.8
+"""Of what it promises, after which it is written though nothing has changed: the rest is for a store that is slow."""
 
 COMPARE: Final = HEARTBEAT / 2
 """Seconds within which it is put together and compared at the latest, where no change was noted."""
@@ -46,6 +50,11 @@ REPORT_SPACING: Final = 0.25
 """Seconds between reports at least, where something has changed."""
 
 STORE_TIMEOUT: Final = 15.0
+
+
+def heartbeat(clusters: int) -> float:
+    """Seconds within which the report of so many clusters is written at the latest."""
+    return HEARTBEAT if clusters <= MANY_CLUSTERS else MANY_HEARTBEAT
 
 
 class ReportWriter:
@@ -111,7 +120,7 @@ class ReportWriter:
             self.problem = problem
         else:
             self.problem, self._written = "", news
-        self._due = self._clock.monotonic() + SIGN_OF_LIFE
+        self._due = self._clock.monotonic() + SIGN_OF_LIFE * report.heartbeat
         return took
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from federation.controller.leader import Leader, LeadershipLostError
 from federation.controller.member import Member, OpensMember
-from federation.controller.reporting import HEARTBEAT, STORE_TIMEOUT, ReportWriter
+from federation.controller.reporting import STORE_TIMEOUT, ReportWriter, heartbeat
 from federation.controller.rotation.operations import OperationMac
 from federation.core.clock import Clock
 from federation.core.config.types import Address
@@ -100,7 +100,7 @@ class ControllerRole:
             replica=self._replica,
             started=self._started,
             updated=self._clock.now().timestamp(),
-            heartbeat=HEARTBEAT,
+            heartbeat=heartbeat(len(config.clusters)),
             leader=leader is not None,
             ready=not (self._reports.problem or self._cannot_lead),
             reasons=[reason for reason in (self._reports.problem, self._cannot_lead) if reason],

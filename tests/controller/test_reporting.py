@@ -12,7 +12,15 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from federation.controller.reporting import HEARTBEAT, REPORT_SPACING, ReportWriter, without_times
+from federation.controller.reporting import (
+    HEARTBEAT,
+    MANY_CLUSTERS,
+    MANY_HEARTBEAT,
+    REPORT_SPACING,
+    ReportWriter,
+    heartbeat,
+    without_times,
+)
 from federation.core.documents.controller import (
     ControllerClusterReport,
     ControllerReport,
@@ -29,6 +37,7 @@ from federation.core.documents.controller import (
 from federation.core.documents.encoding import decode
 from federation.core.errors import StateUnavailable
 from federation.core.rotation.record import Condition
+from federation.state.liveness import is_live
 from tests.controller.test_generations import MemoryStore
 from tests.support.clock import VirtualClock
 
@@ -163,6 +172,18 @@ async def test_at_rest_it_is_a_sign_of_life_and_no_more(rig: Rig) -> None:
     at = [report.updated for report in rig.store.written]
     assert all(later - earlier <= HEARTBEAT for earlier, later in itertools.pairwise(at))
     assert rig.clock.now().timestamp() - at[-1] <= HEARTBEAT
+
+
+async def test_a_report_of_many_clusters_is_written_half_as_often(rig: Rig) -> None:
+    assert heartbeat(MANY_CLUSTERS) == HEARTBEAT
+    rig.report = replace(rig.report, heartbeat=heartbeat(MANY_CLUSTERS + 1))
+    await rig.look(5)
+    first = len(rig.store.written)
+    await rig.look(60)
+    at = [report.updated for report in rig.store.written[first:]]
+    assert len(at) <= 8
+    assert all(later - earlier <= MANY_HEARTBEAT for earlier, later in itertools.pairwise(at))
+    assert is_live(rig.store.written[-1], rig.clock.now().timestamp() + 2 * MANY_HEARTBEAT)
 
 
 async def test_the_sign_of_life_needs_no_change_that_was_noted(rig: Rig) -> None:

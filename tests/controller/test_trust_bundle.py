@@ -113,7 +113,7 @@ async def test_a_lost_event_is_made_up_for_where_a_write_is_not_shown(
 ) -> None:
     """The next resync, which would find it, is ten minutes away."""
     monkeypatch.setattr("federation.controller.publication.cluster_trust_bundle.CONFIRM", 1.0)
-    prepare(one)
+    prepare(one, "v1")
     east = one.clusters["east"]
     async with one.controller():
         await reported(one, "current")

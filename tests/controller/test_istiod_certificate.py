@@ -245,8 +245,8 @@ async def test_an_edit_and_a_deletion_are_restored(one: World) -> None:
         one.clusters["east"].delete("secrets", ISTIO_SYSTEM, SECRET)
         await eventually(lambda: secret(one))
         verify(secret(one), generation.bundle_pem)
-        report = await plane(one, lambda p: p.restored == 3)
-        assert report.state == "provided"
+        report = await plane(one, lambda p: p.restored == 3 and p.state == "provided")
+        assert report.current
 
 
 async def test_a_new_bundle_is_written_beside_the_same_key_and_certificate(one: World) -> None:

@@ -42,7 +42,7 @@ from federation.controller.publication.namespace_count import (
     LEFT,
     NamespaceCount,
     ReadBack,
-    Seen,
+    Shown,
 )
 from federation.controller.publication.observed import (
     MOST_READ,
@@ -483,7 +483,7 @@ class Member:
             self.recounts += 1
             began = self._clock.monotonic()
             left = self._joining.left
-            seen = Seen(
+            shown = Shown(
                 namespaces=self._watch.namespaces,
                 config_maps=self._watch.config_maps,
                 target=self._publisher.target if fresh else None,
@@ -493,7 +493,7 @@ class Member:
                 why_joining=LEFT if left else JOINS,
                 basis=self._joining.basis,
             )
-            self._counted = self._count.count(seen, None if self._dirty else self._changed | tally.changed)
+            self._counted = self._count.count(shown, None if self._dirty else self._changed | tally.changed)
             self._dirty, self._counted_fresh = False, fresh
             self._changed.clear()
             tally.changed.clear()

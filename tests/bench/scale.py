@@ -486,7 +486,7 @@ class Bench:
     async def change_under_load(self, root: str) -> None:
         """Another change, while pods ask for certificates, and each cluster refuses it in one namespace.
 
-        As where a member has taken a right back. What that costs at rest is measured while nobody asks any more.
+        As where a member has taken a right back. What that costs at rest is measured while no pod asks any more.
         """
         hub = self.hub
         await hub.rig.order(do="reset")

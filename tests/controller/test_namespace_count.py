@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.controller.publication.config_map import ObservedConfigMap, Target
-from federation.controller.publication.namespace_count import EXAMPLES, NamespaceCount, ReadBack, Seen
+from federation.controller.publication.namespace_count import EXAMPLES, NamespaceCount, ReadBack, Shown
 from federation.kubernetes.objects import ObjectKey, ObjectMeta
 
 NAME = "istio-ca-root-cert"
@@ -31,8 +31,8 @@ class Cluster:
         self.kept: set[str] = set()  # contents that are to stay for now
         self.changed: set[str] = set()
 
-    def seen(self) -> Seen:
-        return Seen(
+    def shown(self) -> Shown:
+        return Shown(
             namespaces=self.namespaces,
             config_maps=self.config_maps,
             target=self.target,
@@ -89,8 +89,8 @@ class Cluster:
             if key.name != "ns-0"
             and meta.deletion is None
             and key.name not in self.terminating
-            and (held := self.config_maps.get(ObjectKey(key.name, NAME))) is not None
-            and held.sha256 == digest
+            and (holds := self.config_maps.get(ObjectKey(key.name, NAME))) is not None
+            and holds.sha256 == digest
         }
 
 
@@ -126,9 +126,9 @@ def test_following_each_change_gives_what_counting_all_gives(steps: list[tuple[s
         if what != "count":
             cluster.take(what, name, content)
             continue
-        by_changes = followed.count(cluster.seen(), frozenset(cluster.changed))
+        by_changes = followed.count(cluster.shown(), frozenset(cluster.changed))
         cluster.changed.clear()
-        assert without_examples(by_changes) == without_examples(cluster.count().count(cluster.seen()))
+        assert without_examples(by_changes) == without_examples(cluster.count().count(cluster.shown()))
         assert by_changes.contents == {
             digest: len(names) for digest in CONTENTS if digest and (names := cluster.holding(digest))
         }
@@ -153,8 +153,8 @@ def test_a_change_of_one_namespace_looks_at_that_one_only() -> None:
         return False
 
     count = NamespaceCount(config_map=NAME, keeps=keeps)
-    assert count.count(cluster.seen()).selected == len(judged) == 1000
+    assert count.count(cluster.shown()).selected == len(judged) == 1000
     judged.clear()
     cluster.take("hold", "team-7", "old")
-    assert count.count(cluster.seen(), {"team-7"}).contents == {"old": 1}
+    assert count.count(cluster.shown(), {"team-7"}).contents == {"old": 1}
     assert judged == ["team-7"]

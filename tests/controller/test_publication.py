@@ -21,7 +21,7 @@ from federation.controller.publication.config_map import (
     Target,
     wipe_body,
 )
-from federation.controller.publication.namespace_count import EXAMPLES, NamespaceCount, ReadBack, Seen
+from federation.controller.publication.namespace_count import EXAMPLES, NamespaceCount, ReadBack, Shown
 from federation.controller.publication.publisher import IMMEDIATE, LONGEST_WAIT, QUIET, Contention, Lag
 from federation.core.config.hub import PublicationConfig
 from federation.core.documents.trust import Generation
@@ -198,7 +198,7 @@ def read_back(
     **more: Any,
 ) -> ReadBack:
     count = NamespaceCount(config_map=NAME, excluded=excluded, keeps=keeps)
-    return count.count(Seen(namespaces=namespaces, config_maps=config_maps, target=target, **more))
+    return count.count(Shown(namespaces=namespaces, config_maps=config_maps, target=target, **more))
 
 
 def test_every_namespace_is_counted_once() -> None:

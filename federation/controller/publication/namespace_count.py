@@ -82,7 +82,7 @@ class ReadBack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Shown:
     """What is counted: what the watches show, and what writes ran into (``terminating``, ``forbidden``, ``failed``).
 
     ``basis`` is all else that ``keeps`` and ``yields`` of the count depend on, by which they judge each namespace.
@@ -139,20 +139,20 @@ class NamespaceCount:
         self._behind: set[str] = set()
         self._examples: dict[str, set[str]] = {}
 
-    def count(self, seen: Seen, changed: AbstractSet[str] | None = None) -> ReadBack:
+    def count(self, shown: Shown, changed: AbstractSet[str] | None = None) -> ReadBack:
         """What is there now. Only these namespaces have ``changed`` since the last count; None: any may have."""
-        by = seen.target, seen.basis
+        by = shown.target, shown.basis
         if changed is None or by != self._by or self._kinds["joining"] or self._kinds["yielded"]:
             self._begin(by)
-            for key in seen.namespaces:
-                self._put(key.name, self._place_of(key, seen))
+            for key in shown.namespaces:
+                self._put(key.name, self._place_of(key, shown))
         else:
             for name in changed:
                 self._take(name)
                 key = ObjectKey("", name)
-                if key in seen.namespaces:
-                    self._put(name, self._place_of(key, seen))
-        return self._summed(seen)
+                if key in shown.namespaces:
+                    self._put(name, self._place_of(key, shown))
+        return self._summed(shown)
 
     def _begin(self, by: tuple[Target | None, Hashable]) -> None:
         self._by = by
@@ -167,23 +167,23 @@ class NamespaceCount:
         ):
             each.clear()
 
-    def _place_of(self, key: ObjectKey, seen: Seen) -> _Place:
+    def _place_of(self, key: ObjectKey, shown: Shown) -> _Place:
         name = key.name
         if name in self._excluded:
             return _Place("excluded")
-        if seen.namespaces[key].deletion is not None or name in seen.terminating:
+        if shown.namespaces[key].deletion is not None or name in shown.terminating:
             return _Place("terminating")
-        holds = seen.config_maps.get(ObjectKey(name, self._config_map))
+        holds = shown.config_maps.get(ObjectKey(name, self._config_map))
         kind: _Kind = "pending"
-        if seen.target is not None and seen.target.is_met_by(holds):
+        if shown.target is not None and shown.target.is_met_by(holds):
             kind = "current"
-        elif name in seen.forbidden:
+        elif name in shown.forbidden:
             kind = "forbidden"
         elif self._keeps(name, holds):
             kind = "joining"
         elif self._yields(name, holds):
             kind = "yielded"
-        elif name in seen.failed:
+        elif name in shown.failed:
             kind = "failed"
         return _Place(kind, holds.sha256, tuple(holds.writers)) if holds is not None else _Place(kind)
 
@@ -216,7 +216,7 @@ class NamespaceCount:
             if not self._contents[place.sha256]:
                 del self._contents[place.sha256], self._examples[place.sha256]
 
-    def _summed(self, seen: Seen) -> ReadBack:
+    def _summed(self, shown: Shown) -> ReadBack:
         kinds = self._kinds
         joining = self._behind_as("joining")
         yielded = self._behind_as("yielded")
@@ -238,9 +238,9 @@ class NamespaceCount:
             behind=tuple(nsmallest(EXAMPLES, self._behind)),
             problems=tuple(
                 _problems(
-                    seen.failed,
-                    seen.forbidden,
-                    dict.fromkeys(joining, seen.why_joining),
+                    shown.failed,
+                    shown.forbidden,
+                    dict.fromkeys(joining, shown.why_joining),
                     dict.fromkeys(yielded, YIELDED),
                 )
             ),

@@ -144,15 +144,24 @@ def _operation(path: str, summary: str, answer: type[msgspec.Struct] | str) -> d
     return operation
 
 
+SCRIPTS: Final = (
+    "app",
+    "charts",
+    "details",
+    "dom",
+    "groups",
+    "matrix",
+    "operate",
+    "rotation",
+    "sections",
+    "session",
+    "source",
+    "trust",
+)
 PAGE: Final = {
     "/": ("index.html", "text/html"),
-    "/app.js": ("app.js", "text/javascript"),
-    "/dom.js": ("dom.js", "text/javascript"),
-    "/matrix.js": ("matrix.js", "text/javascript"),
-    "/operate.js": ("operate.js", "text/javascript"),
-    "/rotation.js": ("rotation.js", "text/javascript"),
-    "/sections.js": ("sections.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in SCRIPTS},
 }
 
 

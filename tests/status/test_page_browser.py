@@ -5,9 +5,6 @@ Runs where Playwright is installed and a Chromium is found (``CHROMIUM`` names a
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +14,15 @@ from msgspec.structs import replace
 from federation.core.config.hub import StatusConfig
 from federation.core.config.types import Address
 from federation.core.rotation.record import State
+from tests.status.browsing import browser, needs_chromium, page
 from tests.status.conftest import Start
 from tests.status.rotations import deciding, met, quarantine, report_rotation, rotate, unmet
 from tests.status.rotations import plan as planned
 from tests.support.seals import READ_TOKEN, token_file
 
-playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed (extra: test)")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found; set CHROMIUM to its path")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+__all__ = ["browser", "page"]  # fixtures
 
-
-@pytest.fixture
-async def page() -> AsyncIterator[Any]:
-    async with playwright.async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        try:
-            opened = await browser.new_page()
-            opened.set_default_timeout(30_000)  # a browser on a loaded machine takes its time
-            opened.errors = []
-            opened.on("pageerror", lambda error: opened.errors.append(str(error)))
-            yield opened
-        finally:
-            await browser.close()
+pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
 
 
 async def test_the_page_is_green_while_the_hub_says_so_and_grey_when_it_falls_silent(

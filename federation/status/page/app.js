@@ -1,40 +1,45 @@
-// Asks the API every two seconds and shows what it says. What is old is never shown as if it were still so: without an
-// answer for five seconds, or with an error, the verdict is "Unknown" and all colour of health is taken away.
+// Asks the API and shows what it says; the event stream says when to ask at once. What is old is never shown as if it
+// were still so: without an answer for some seconds, or with an error, the verdict is "Unknown" and all colour of health
+// is taken away.
 
-import { $, duration, plural } from "./dom.js";
+import { history } from "./charts.js";
+import { detail, nothing } from "./details.js";
+import { $, clock, duration, keepTime, morph, plural } from "./dom.js";
 import { Matrix } from "./matrix.js";
 import * as operate from "./operate.js";
 import { rotation, shownAtAll } from "./rotation.js";
 import * as sections from "./sections.js";
+import { Source } from "./source.js";
+import * as session from "./session.js";
+import { bundle } from "./trust.js";
 
-const EVERY = 2000;
-const PATIENCE = 4000;
-const STALE = 5000;
-const TOKEN = "federation-status-token";
+const STALE = 3000; // silence beyond the time between two questions, after which nothing counts any more
+const HISTORY = 20000; // between two questions for the last hours
 const VERDICT = { healthy: "Healthy", degraded: "Degraded", failing: "Failing" };
 
-const state = { status: null, operations: null, answered: 0, received: 0, since: 0, error: "", asking: false, shown: new Map(), find: "", onlyTroubled: false };
-const matrix = new Matrix($("matrix").querySelector(".body"), $("pair"), $("faults"));
-
-function stored(value) {
-  try {
-    if (value === undefined) return sessionStorage.getItem(TOKEN) ?? "";
-    if (value) sessionStorage.setItem(TOKEN, value);
-    else sessionStorage.removeItem(TOKEN);
-  } catch { /* storage is denied: the token then lives while this page does */ }
-  return value ?? "";
-}
-let token = stored();
-
-const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
-const get = (path, tag) => fetch(path, { headers: tag ? { ...headers(), "If-None-Match": tag } : headers(), cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(PATIENCE) });
+const state = {
+  status: null, operations: null, history: null, historyAt: -Infinity, answered: 0, received: 0, error: "", asking: false, again: false,
+  shown: new Map(), find: "", onlyTroubled: false, place: [], scrolled: 0,
+};
+const matrix = new Matrix($("matrix").querySelector(".body"));
+const source = new Source({ headers: session.headers, ask });
+const asksForToken = () => !$("token-form").hidden;
 
 async function ask() {
-  if (state.asking || document.hidden || !$("token-form").hidden) return;
+  if (document.hidden || asksForToken()) return;
+  if (state.asking) { state.again = true; return; } // what has just changed may not be in the answer on its way
   state.asking = true;
   try {
-    const [answer, operations] = await Promise.all([get("api/v1/status", state.status && state.tag), get("api/v1/operations", state.operations && state.operationsTag).catch(() => null)]);
-    if (answer.status === 401) return askForToken();
+    const wantsHistory = performance.now() - state.historyAt > HISTORY;
+    const [answer, operations, hours] = await Promise.all([
+      source.get("api/v1/status", state.status && state.tag),
+      source.get("api/v1/operations", state.operations && state.operationsTag).catch(() => null),
+      wantsHistory ? source.get("api/v1/history", state.history && state.historyTag).catch(() => null) : null,
+    ]);
+    if (answer.status === 401 || answer.status === 403) {
+      const refusal = await answer.json().catch(() => ({}));
+      return askForToken(session.whyRefused(answer.status, refusal.detail));
+    }
     if (answer.status !== 304) { // otherwise the hub says nothing new
       const body = await answer.json();
       if (!answer.ok) throw new Error(body.detail || body.title || `status ${answer.status}`);
@@ -46,78 +51,138 @@ async function ask() {
       state.operations = operations?.ok ? await operations.json() : null;
       state.operationsTag = operations?.headers.get("ETag");
     }
+    if (hours?.ok || hours?.status === 304) state.historyAt = performance.now();
+    if (hours?.ok) {
+      state.history = await hours.json();
+      state.historyTag = hours.headers.get("ETag");
+    }
     state.answered = performance.now();
     state.error = "";
+    session.accepted();
     render();
   } catch (error) {
     state.error = error.name === "TimeoutError" ? "the hub did not answer in time" : error instanceof TypeError ? "the hub does not answer" : error.message;
   } finally {
     state.asking = false;
     tick();
+    if (state.again) { state.again = false; setTimeout(() => source.soon(), 0); }
   }
 }
 
-const KEPT = "It is kept in this tab until you close it, and sent to this hub only.";
-const askToOperate = () => askForToken(`You may read. To operate, give the operate token; it reads as well. ${KEPT}`);
+const askToOperate = () => askForToken(`You may read. To operate, give a token that may; it reads as well. ${session.KEPT}`);
 
-function askForToken(why = token ? "That token was not accepted." : KEPT) {
+function askForToken(why) {
   $("token-why").textContent = why;
-  token = stored("");
-  state.status = null;
+  session.forget();
+  source.stop();
+  state.status = state.operations = state.history = null;
+  state.historyAt = -Infinity;
   operate.close();
   state.shown.clear();
   $("content").hidden = true;
   $("token-form").hidden = false;
   $("token").value = "";
   $("token").focus();
+  tick();
 }
 
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = stored($("token").value.trim());
+  session.give($("token").value.trim());
+  $("token").value = "";
   $("token-form").hidden = true;
   $("live").textContent = "connecting";
-  ask();
+  source.start();
 });
+$("forget").addEventListener("click", () => askForToken("The token is forgotten."));
 
 // The hub's own time: the instant of the last new answer plus what has passed here since.
 const hubNow = () => Date.parse(state.status.generated) + (performance.now() - state.received);
 
+// Draws a part anew where what it is made of is different. What does not differ in the page is not touched.
 function show(id, part, nodes) {
   const key = JSON.stringify(part);
   if (state.shown.get(id) === key) return;
   state.shown.set(id, key);
-  const body = $(id).querySelector(".body") ?? $(id);
-  const open = [...body.querySelectorAll("details")].map((d) => d.open);
-  body.replaceChildren(...nodes().filter(Boolean));
-  if (open.length) body.querySelectorAll("details").forEach((d, i) => { if (open[i] !== undefined) d.open = open[i]; });
+  const made = nodes();
+  if (made) morph($(id).querySelector(".body, .charts") ?? $(id), made);
 }
 
 function render() {
   const s = state.status;
   const now = hubNow();
-  const minute = Math.floor(now / 60000);
+  const start = performance.now();
   $("content").hidden = false;
   $("domain").textContent = s.trust_domain;
-  show("figures", [s.matrix.valid, s.matrix.failed, s.matrix.unknown, s.clusters.map((c) => c.health), s.bundle, s.authorities, s.signers.map((r) => [r.ready, r.stale]), s.certificates_issued], () => sections.figures(s));
-  show("attention", [s.attention, minute], () => sections.attention(s, now));
+  const shownDetail = state.place.length > 0;
+  $("overview").hidden = shownDetail;
+  $("detail").hidden = !shownDetail;
+  if (shownDetail) renderDetail(s, now);
+  else renderOverview(s, now);
+  keepTime(now);
+  makeScrollable();
+  performance.clearMeasures("render");
+  performance.measure("render", { start });
+}
+
+function renderOverview(s, now) {
+  const { clusters } = s;
+  show("figures", [s.matrix.valid, s.matrix.failed, s.matrix.unknown, clusters.map((c) => c.health), s.bundle, s.authorities, s.signers.map((r) => [r.ready, r.stale]), s.certificates_issued], () => sections.figures(s));
+  show("attention", [s.attention, s.summary, clusters.map((c) => [c.name, c.signing.state, c.workloads])], () => sections.attention(s.attention, s, now, s.summary));
   $("attention-title").textContent = s.attention.length ? `Needs attention (${s.attention.length})` : "Needs attention";
   $("rotation").hidden = !shownAtAll(s, state.operations);
-  show("rotation", [s.rotation, s.rotation_plan, s.quarantined, s.clusters.map((c) => c.connection.state), state.operations, Math.floor(now / 10000)], () => rotation(s, state.operations, now, operate.prepare, askToOperate));
-  show("clusters", [s.clusters, state.find, state.onlyTroubled, Math.floor(now / 10000)], () => sections.clusters(s, now, state));
-  if (state.shown.get("matrix") !== JSON.stringify([s.matrix.clusters, s.matrix.rows, s.matrix.reasons])) {
-    state.shown.set("matrix", JSON.stringify([s.matrix.clusters, s.matrix.rows, s.matrix.reasons]));
-    matrix.show(s.matrix);
-  }
-  show("bundle", [s.bundle, s.authorities, s.generations, s.proposals], () => sections.bundle(s));
+  show("rotation", [s.rotation, s.rotation_plan, s.rotation_problem, s.quarantined, s.attention, clusters.map((c) => [c.name, c.connection.state, c.publication]), s.signers, state.operations], () => rotation(s, state.operations, now, operate.prepare, askToOperate));
+  show("clusters", [clusters, state.find, state.onlyTroubled], () => sections.clusters(s, now, state));
+  show("matrix", [s.matrix.clusters, s.matrix.rows, s.matrix.reasons, s.matrix.reasons_omitted], () => { matrix.show(s.matrix); return null; });
+  show("bundle", [s.bundle, s.authorities, s.generations, s.proposals, s.member_cas, s.unpinned], () => bundle(s, now));
   show("roles", [s.signers, s.controllers, s.config_problems, s.insecure_options, s.open_policies], () => sections.roles(s, now));
   show("counts", [s.certificates_issued, s.refusals], () => sections.counts(s));
+  if (state.history) {
+    show("hours", [state.history], () => history(state.history, now));
+    $("hours-since").textContent = `counted by the controller that answers, since ${clock(state.history.since, now)}`;
+  }
+}
+
+function renderDetail(s, now) {
+  const [kind, ...parts] = state.place;
+  const found = detail(kind, parts, s, now) ?? nothing(kind, parts);
+  $("detail-kind").textContent = found.kind;
+  if ($("detail-title").textContent !== found.title) $("detail-title").textContent = found.title;
+  show("detail", [state.place, s], () => found.nodes);
+}
+
+// What is wider or longer than its place scrolls: it is a stop of the keyboard for as long as that is so.
+function makeScrollable() {
+  for (const node of document.querySelectorAll(".scroll")) {
+    const scrolls = node.scrollWidth > node.clientWidth + 1 || node.scrollHeight > node.clientHeight + 1;
+    if (scrolls !== (node.tabIndex === 0)) scrolls ? node.setAttribute("tabindex", "0") : node.removeAttribute("tabindex");
+  }
+}
+
+// The place that the address names: nothing for the overview. What is no place of the page changes nothing.
+function go(focus = true) {
+  if (location.hash && !location.hash.startsWith("#/")) return;
+  let parts;
+  try {
+    parts = location.hash.slice(2).split("/").filter(Boolean).map(decodeURIComponent);
+  } catch {
+    parts = ["?"];
+  }
+  if (!state.place.length) state.scrolled = scrollY;
+  const back = state.place.length && !parts.length;
+  state.place = parts;
+  if (!state.status) return;
+  render();
+  tick();
+  scrollTo(0, back ? state.scrolled : 0);
+  if (focus && parts.length) $("detail-title").focus({ preventScroll: true });
+  else if (focus) $("main").focus({ preventScroll: true });
 }
 
 function tick() {
-  const asked = !$("token-form").hidden;
+  const asked = asksForToken();
   const silent = performance.now() - state.answered;
-  const stale = !asked && (state.error !== "" && silent > EVERY || silent > STALE || !state.status);
+  const stale = !asked && (state.error !== "" && silent > source.every || silent > source.every + STALE || !state.status);
   document.body.toggleAttribute("data-stale", stale);
   const live = $("live");
   if (asked) live.textContent = "locked";
@@ -125,6 +190,8 @@ function tick() {
   else if (stale) live.textContent = `no answer for ${duration(silent / 1000)}`;
   else live.textContent = "live";
   live.dataset.state = asked ? "locked" : stale ? "stale" : "live";
+  live.title = source.streams ? "told of changes by the event stream" : "asks for changes every two seconds";
+  session.tick();
   const s = state.status;
   let verdict = "unknown";
   if (!asked && !s && state.error) {
@@ -139,10 +206,12 @@ function tick() {
     } else {
       verdict = s.verdict;
       say(VERDICT[verdict] ?? "Unknown", s.summary);
+      keepTime(hubNow());
     }
   }
   $("verdict").dataset.verdict = verdict;
-  document.title = s ? `${stale ? "Unknown" : VERDICT[verdict]} · ${plural(s.clusters.length, "cluster")} · Federation hub` : "Federation hub";
+  const place = state.place.length ? `${$("detail-title").textContent} · ` : "";
+  document.title = s ? `${stale ? "Unknown" : VERDICT[verdict]} · ${place}${plural(s.clusters.length, "cluster")} · Federation hub` : "Federation hub";
   if (state.wasStale !== stale) { state.wasStale = stale; matrix.paint(); }
 }
 
@@ -155,8 +224,15 @@ function say(word, summary) {
 
 $("find").addEventListener("input", (event) => { state.find = event.target.value.trim().toLowerCase(); if (state.status) render(); });
 $("only-troubled").addEventListener("change", (event) => { state.onlyTroubled = event.target.checked; if (state.status) render(); });
-document.addEventListener("visibilitychange", () => { tick(); ask(); });
-operate.listen(headers, ask);
-setInterval(ask, EVERY);
+$("skip").addEventListener("click", (event) => { event.preventDefault(); $("main").focus(); });
+addEventListener("hashchange", () => go());
+addEventListener("resize", () => { if (state.status) makeScrollable(); });
+document.addEventListener("visibilitychange", () => {
+  tick();
+  if (document.hidden) source.stop();
+  else if (!asksForToken()) source.start();
+});
+operate.listen(session.headers, () => source.soon());
 setInterval(tick, 1000);
-ask();
+go(false);
+source.start();

@@ -2,7 +2,7 @@
 // Nodes out, nothing kept; `ask` is called with the operation of a button, `identify` by a reader who
 // wants to operate.
 
-import { ago, badge, duration, el, number, plural, short, table } from "./dom.js";
+import { ago, at, badge, button, cluster, clusters, duration, el, number, plural, short, time, wide } from "./dom.js";
 
 const MARK = { done: "✓", current: "●", ahead: "" };
 const MOST = 60;
@@ -23,6 +23,7 @@ export function rotation(status, operations, now, ask, identify) {
     r?.paused ? el("p", { class: "note warn" }, el("b", {}, "It does not go on by itself: "), r.paused) : "",
     r?.deadline ? el("p", { class: "note bad" }, el("b", {}, "Emergency: "), `the compromised side is left by ${at(r.deadline)}`, r.ttl_cap ? `; certificates live ${duration(r.ttl_cap)} at most` : "", ".") : "",
     r ? gate(r, now) : "",
+    r?.under_way ? behind(status) : "",
     r?.deadline ? losses(r) : "",
     !r?.under_way ? leftToDo(status) || plan(status.rotation_plan) : "",
     may ? buttons(status, ask) : "",
@@ -31,15 +32,12 @@ export function rotation(status, operations, now, ask, identify) {
     r ? sides(r) : "",
     r ? history(r) : "",
     operations?.operations.length ? audit(operations.operations, now) : "",
-  ].flat();
+  ].flat(2);
 }
 
-const at = (iso) => (iso ? `${iso.slice(0, 10)} ${iso.slice(11, 19)} UTC` : "a time that is not known");
-const scroll = (child) => el("div", { class: "scroll" }, child);
-
 function heading(r, now) {
-  const how = r.under_way ? (r.automatic ? "it goes on by itself" : "step by step") : "at rest";
-  return el("p", { class: "fact" }, `Rotation ${number(r.number)} of the ${r.kind}, in `, el("b", {}, r.state), r.since ? ` since ${ago(r.since, now)}` : "", `; ${how}. `, `${r.author}: ${r.reason}`);
+  const how = r.paused ? "paused" : r.under_way ? (r.automatic ? "it goes on by itself" : "step by step") : "at rest";
+  return el("p", { class: "fact" }, `Rotation ${number(r.number)} of the ${r.kind}, in `, el("b", {}, r.state), r.since ? [" ", time("since", r.since, now)] : "", `; ${how}. `, `${r.author}: ${r.reason}`);
 }
 
 function steps(r) {
@@ -57,34 +55,49 @@ const waves = (every) => `${every.filter((w) => w.state === "removed").length} o
 function gate(r, now) {
   const g = r.gate;
   if (!g) return "";
-  if (!g.known) return [el("h3", {}, `Gate out of ${r.state}`), el("p", {}, badge("unknown", "not known"), " ", g.detail)];
-  const opens = g.opens_at ? `opens in ${duration(Math.max(0, (Date.parse(g.opens_at) - now) / 1000))} at the earliest, at ${at(g.opens_at)}` : "when it opens cannot be determined";
+  const title = el("h3", {}, `Gate out of ${r.state}`);
+  if (!g.known) return [title, el("p", {}, badge("unknown", "not known"), " ", g.detail)];
+  const opens = g.opens_at ? ["opens ", time("in", g.opens_at, now), ` at the earliest, at ${at(g.opens_at)}`] : "when it opens cannot be determined";
   const unmet = g.conditions.filter((c) => !c.met);
   const met = g.conditions.filter((c) => c.met);
   return [
-    el("h3", {}, `Gate out of ${r.state}`),
+    title,
     el("p", {}, g.open ? badge("ok", "open") : badge("pending", "closed"), " ", g.open ? "every condition is met" : opens),
-    unmet.length ? scroll(conditions("Conditions that are not met", unmet)) : "",
-    met.length ? el("details", { open: !unmet.length }, el("summary", {}, `Met (${met.length})`), scroll(conditions("Conditions that are met", met))) : "",
+    g.waits_for.length ? el("p", { class: "waits" }, el("b", {}, "Waits for: "), clusters(g.waits_for, 12)) : "",
+    unmet.length ? conditions("Conditions that are not met", unmet) : "",
+    met.length ? el("details", { "data-key": "met", open: !unmet.length }, el("summary", {}, `Met (${met.length})`), conditions("Conditions that are met", met)) : "",
   ];
 }
 
-function conditions(caption, every) {
-  const rows = every.slice(0, MOST).map((c) => el("tr", {},
-    el("th", { scope: "row" }, c.name),
-    el("td", {}, c.met ? badge("ok", "met") : badge("pending", "not met")),
-    el("td", {}, c.cluster || "—"),
-    el("td", { class: "wrap" }, c.detail, c.until && !c.met ? el("small", {}, `until ${at(c.until)}`) : "")));
-  if (every.length > MOST) rows.push(el("tr", {}, el("td", { colspan: 4 }, `and ${number(every.length - MOST)} more`)));
-  return table(caption, ["Condition", "", "Cluster", "Evidence"], rows);
+// A list rather than a table: it is read on a phone at night.
+function conditions(label, every) {
+  const lines = every.slice(0, MOST).map((c) => el("li", { "data-key": `${c.name} ${c.cluster}` },
+    c.met ? badge("ok", "met") : badge("pending", "not met"),
+    el("div", {}, el("b", {}, c.name), c.cluster ? [" · ", cluster(c.cluster)] : "", el("p", { class: "wrap" }, c.detail),
+      c.until && !c.met ? el("p", { class: "muted" }, `until ${at(c.until)}`) : "")));
+  if (every.length > MOST) lines.push(el("li", {}, `and ${number(every.length - MOST)} more`));
+  return el("ul", { class: "conditions", "aria-label": label }, lines);
+}
+
+// Who does not hold or follow yet what is in force.
+function behind(status) {
+  const out = new Set(status.quarantined.map((q) => q.cluster));
+  const late = status.clusters.filter((c) => !out.has(c.name) && c.publication.state !== "current");
+  const signers = status.signers.filter((s) => !s.stale && !(s.follows_directives && s.holds_bundle_in_force));
+  const lines = [
+    ...late.slice(0, MOST).map((c) => el("li", { "data-key": c.name }, el("b", {}, cluster(c.name)), ": ", c.publication.detail || `its publication is ${c.publication.state}`)),
+    ...signers.map((s) => el("li", { "data-key": s.replica }, el("b", {}, s.replica), s.follows_directives ? ": " : `: still follows ${s.directives || "what was given before"}; `, `hands out generation ${number(s.generation)}`)),
+  ];
+  if (late.length > MOST) lines.push(el("li", {}, `and ${number(late.length - MOST)} more`));
+  return lines.length ? [el("h3", {}, "Behind"), el("ul", { class: "plain" }, lines)] : el("p", { class: "muted" }, "Nobody is behind: every cluster holds its bundle, and every signer follows.");
 }
 
 function losses(r) {
   const side = r.state === "ABORTING" ? "new" : "old";
   const rows = r.losses.filter((l) => l.side === side).flatMap((l) => l.clusters.map((c) => el("tr", {},
-    el("th", { scope: "row" }, c.cluster), el("td", { class: "wrap" }, l.what), el("td", {}, l.at_removal ? "at the removal" : "at once"), el("td", {}, c.until ? at(c.until) : "it is published there"))));
+    el("th", { scope: "row" }, cluster(c.cluster)), el("td", { class: "wrap" }, l.what), el("td", {}, l.at_removal ? "at the removal" : "at once"), el("td", {}, c.until ? at(c.until) : "it is published there"))));
   if (!rows.length) return [];
-  return [el("h3", {}, "What fails"), scroll(table("What fails", ["Cluster", "What", "From", "Until"], rows.slice(0, MOST)))];
+  return [el("h3", {}, "What fails"), wide("What fails", ["Cluster", "What", "From", "Until"], rows.slice(0, MOST))];
 }
 
 function leftToDo(status) {
@@ -109,20 +122,20 @@ function plan(p) {
 }
 
 function out(quarantined, may, now, ask) {
-  const rows = quarantined.map((q) => el("tr", {},
-    el("th", { scope: "row" }, q.cluster),
+  const rows = quarantined.map((q) => el("tr", { "data-key": q.cluster },
+    el("th", { scope: "row" }, cluster(q.cluster)),
     el("td", {}, badge("quarantined", q.returning ? "returning" : "out")),
     el("td", { class: "wrap" }, q.reason, el("small", {}, q.author)),
     el("td", { class: "wrap" }, q.waits_for.map((c) => c.detail).join("; ") || "—"),
     el("td", {}, ago(q.since, now)),
     el("td", {}, may && !q.returning ? button("Release", () => ask({ verb: "release", arguments: { cluster: q.cluster }, confirm: q.cluster, text: `${q.cluster} gets what is in force, and certificates again once it is caught up.` })) : "")));
-  return scroll(table("Quarantined clusters", ["Cluster", "", "Reason", "Waits for", "Since", ""], rows));
+  return wide("Quarantined clusters", ["Cluster", "State", "Reason", "Waits for", "Since", ""], rows);
 }
 
 function buttons(status, ask) {
   const { rotation: r, rotation_plan: p } = status;
   const offered = [];
-  const offer = (label, operation) => offered.push(button(label, () => ask(operation)));
+  const offer = (label, operation) => offered.push(button(label, () => ask(operation), { "data-key": label }));
   if (r?.under_way) {
     const confirm = `rotation ${r.number}`;
     if (r.gate?.open && (r.paused || !r.automatic)) offer("Advance", { verb: "advance", arguments: {}, confirm, text: `The rotation leaves ${r.state}; its gate is open.` });
@@ -137,35 +150,29 @@ function buttons(status, ask) {
   return offered.length ? el("p", { class: "buttons" }, offered) : "";
 }
 
-function button(label, act) {
-  const node = el("button", { type: "button" }, label);
-  node.addEventListener("click", act);
-  return node;
-}
-
 function sides(r) {
   const row = (name, s) => el("tr", {}, el("th", { scope: "row" }, name),
     el("td", { class: "wrap" }, s.subject || "—", el("small", { class: "mono", title: s.intermediate }, short(s.intermediate))),
     el("td", { class: "wrap" }, s.root_subject || "—", el("small", { class: "mono", title: s.root }, short(s.root))));
-  return el("details", {}, el("summary", {}, "Both sides"), scroll(table("Both sides", ["", "Intermediate", "Root"], [row("Old", r.old), row("New", r.new)])));
+  return el("details", { "data-key": "sides" }, el("summary", {}, "Both sides"), wide("Both sides", ["", "Intermediate", "Root"], [row("Old", r.old), row("New", r.new)]));
 }
 
 function history(r) {
   const rows = r.history.map((t) => el("tr", {},
-    el("td", { class: "num" }, at(t.at)),
+    el("td", {}, at(t.at)),
     el("th", { scope: "row" }, `${t.before} → ${t.after}`),
     el("td", { class: "wrap" }, t.reason, el("small", {}, t.author)),
     el("td", { class: "wrap" }, el("ul", { class: "plain" }, t.evidence.map((c) => el("li", {}, `${c.met ? "✓" : "✕"} ${c.name}${c.cluster ? ` (${c.cluster})` : ""}: ${c.detail}`))),
       t.evidence_omitted ? el("small", {}, `and ${number(t.evidence_omitted)} more`) : "")));
-  return el("details", {}, el("summary", {}, `Steps taken (${r.history.length})`), scroll(table("Steps taken, newest first", [{ text: "When", class: "num" }, "Step", "Why", "Evidence"], rows)));
+  return el("details", { "data-key": "history" }, el("summary", {}, `Steps taken (${r.history.length})`), wide("Steps taken, newest first", ["When", "Step", "Why", "Evidence"], rows));
 }
 
 function audit(every, now) {
-  const rows = every.slice(0, MOST).map((o) => el("tr", {},
+  const rows = every.slice(0, MOST).map((o) => el("tr", { "data-key": o.id },
     el("td", {}, ago(o.asked, now)),
     el("th", { scope: "row" }, o.verb, el("small", {}, Object.entries(o.arguments).map(([k, v]) => `${k}: ${v}`).join("; "))),
     el("td", { class: "wrap" }, o.author, o.sealed === false ? el("small", {}, badge("failed", "no controller's seal")) : null),
     el("td", {}, o.outcome === "done" ? badge("ok", "done") : o.outcome ? badge("failed", "refused") : badge("unknown", "undecided")),
     el("td", { class: "wrap" }, o.detail, o.remedy ? el("small", {}, o.remedy) : "")));
-  return el("details", {}, el("summary", {}, `Operations asked for (${every.length})`), scroll(table("Operations, newest first", ["Asked", "What", "By", "Outcome", ""], rows)));
+  return el("details", { "data-key": "audit" }, el("summary", {}, `Operations asked for (${every.length})`), wide("Operations, newest first", ["Asked", "What", "By", "Outcome", "Detail"], rows));
 }

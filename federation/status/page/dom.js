@@ -114,6 +114,9 @@ export const clusters = (names, most = 6) => {
   return names.length > most ? [...shown, ` and ${number(names.length - most)} more`] : shown;
 };
 
+// A sentence of the hub's: what stands between backquotes is a command or a key.
+export const prose = (text) => text.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
+
 export const number = (n) => n.toLocaleString("en");
 
 export function duration(seconds) {

@@ -2,7 +2,7 @@
 // Nodes out, nothing kept; `ask` is called with the operation of a button, `identify` by a reader who
 // wants to operate.
 
-import { ago, at, badge, button, cluster, clusters, duration, el, number, plural, short, time, wide } from "./dom.js";
+import { ago, at, badge, button, cluster, clusters, duration, el, number, plural, prose, short, time, wide } from "./dom.js";
 
 const MARK = { done: "✓", current: "●", ahead: "" };
 const MOST = 60;
@@ -106,7 +106,7 @@ function leftToDo(status) {
   return [
     el("h3", {}, "Left for you to do"),
     el("p", {}, "In one change of the configuration of every replica of both roles; then destroy the old key. Another rotation can be planned once that is done."),
-    el("ul", { class: "plain" }, left.map((a) => el("li", { class: "wrap" }, el("b", {}, a.where), `: ${a.remedy}`))),
+    el("ul", { class: "plain" }, left.map((a) => el("li", { class: "wrap" }, el("b", {}, a.where), ": ", prose(a.remedy)))),
   ];
 }
 

@@ -1,7 +1,7 @@
 // The overview: one function a section, a part of the status in, nodes out. Nothing here keeps state, but for what the rows
 // of the clusters were built of: a row is built anew only where something in it is different.
 
-import { ago, badge, clusters as links, cluster, day, days, el, lasting, link, number, table, time, wide } from "./dom.js";
+import { ago, badge, clusters as links, cluster, day, days, el, lasting, link, number, prose, table, time, wide } from "./dom.js";
 
 const SEVERITY = { critical: "Critical", warning: "Warning", notice: "Notice" };
 
@@ -48,8 +48,8 @@ export function attention(items, status, now, said = "") {
       el("div", {},
         el("p", { class: "what" }, what(item, names, said)),
         until ? el("p", { class: "remedy" }, el("span", {}, "Certificates there: "), until) : "",
-        item.remedy ? el("p", { class: "remedy todo" }, el("span", {}, "What to do: "), item.remedy) : "",
-        item.consequences.length ? el("p", { class: "remedy" }, el("span", {}, "What follows: "), item.consequences.map(follows).join("; ")) : "",
+        item.remedy ? el("p", { class: "remedy todo" }, el("span", {}, "What to do: "), prose(item.remedy)) : "",
+        item.consequences.length ? el("p", { class: "remedy" }, el("span", {}, "What follows: "), prose(item.consequences.map(follows).join("; "))) : "",
         about(item, names)),
       item.since ? time("since", item.since, now) : "");
   }))];

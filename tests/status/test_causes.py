@@ -357,6 +357,22 @@ def test_an_expired_root_is_the_cause_of_every_failing_pair() -> None:
     assert [(each.code, each.count) for each in cause.consequences] == [("pairs_failed", 6)]
 
 
+def test_an_intermediate_in_the_bundle_that_ends_is_reported_with_its_authority_alone() -> None:
+    world = World(NAMES, T)
+    root, intermediate = world.generations[7].anchors
+    ended = replace(intermediate, not_after=T - 60)
+    world.generations[7] = replace(world.generations[7], anchors=[root, ended])
+    for replica, signer in world.signers.items():
+        assert signer.authority is not None
+        world.edit_signer(replica, authority=replace(signer.authority, not_after=T - 60))
+    assert [item.code for item in seen(world).attention] == ["authority_expiry_expired"]
+    for replica, signer in world.signers.items():
+        assert signer.authority is not None
+        world.edit_signer(replica, authority=replace(signer.authority, sha256="ff" * 32, not_after=T + 9e7))
+    codes = [item.code for item in seen(world).attention]
+    assert "anchor_expiry_expired" in codes, "nothing signs with it, and it is in the bundle"
+
+
 def test_unproven_pairs_follow_from_namespaces_that_refuse_the_bundle() -> None:
     """A pair is unproven while a namespace has no bundle; that is not a cause of its own."""
     world = World(NAMES, T)

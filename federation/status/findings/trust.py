@@ -93,9 +93,11 @@ _ANCHOR_REMEDIES: Final[Mapping[str, str]] = {
 
 
 def _anchors(snapshot: Snapshot) -> Iterator[Finding | Attention]:
+    # The end of an intermediate that signs is reported once, with its authority: that says what to do.
+    reported = {view.sha256 for view in authority_views(snapshot) if view.signs and view.expiry != "ok"}
     for anchor in snapshot.in_force.anchors if snapshot.in_force else []:
         state = expiry(anchor.not_after, snapshot.now, not_before=anchor.not_before)
-        if state != "ok":
+        if state != "ok" and (anchor.sha256 not in reported or _has_no_valid_root(snapshot)):
             item = Attention(
                 severity=SEVERITY[state],
                 code=f"anchor_expiry_{state}",

@@ -190,7 +190,7 @@ function tick() {
   else if (stale) live.textContent = `no answer for ${duration(silent / 1000)}`;
   else live.textContent = "live";
   live.dataset.state = asked ? "locked" : stale ? "stale" : "live";
-  live.title = source.streams ? "told of changes by the event stream" : "asks for changes every two seconds";
+  live.title = source.streams ? "the event stream says when something changes" : "asks for changes every two seconds";
   session.tick();
   const s = state.status;
   let verdict = "unknown";

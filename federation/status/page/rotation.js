@@ -89,7 +89,7 @@ function behind(status) {
     ...signers.map((s) => el("li", { "data-key": s.replica }, el("b", {}, s.replica), s.follows_directives ? ": " : `: still follows ${s.directives || "what was given before"}; `, `hands out generation ${number(s.generation)}`)),
   ];
   if (late.length > MOST) lines.push(el("li", {}, `and ${number(late.length - MOST)} more`));
-  return lines.length ? [el("h3", {}, "Behind"), el("ul", { class: "plain" }, lines)] : el("p", { class: "muted" }, "Nobody is behind: every cluster holds its bundle, and every signer follows.");
+  return lines.length ? [el("h3", {}, "Behind"), el("ul", { class: "plain" }, lines)] : el("p", { class: "muted" }, "No one is behind: every cluster holds its bundle, and every signer follows.");
 }
 
 function losses(r) {

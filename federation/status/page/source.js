@@ -1,5 +1,5 @@
-// How the page hears of the hub: it asks for the status again and again, and is told by the event stream when to ask at
-// once. The stream says that something changed and never what, so whether it runs changes nothing but how soon.
+// How the page learns of changes: it asks for the status again and again, and the event stream says when to ask at once.
+// The stream says that something changed and never what, so whether it runs changes nothing but how soon.
 
 const PATIENCE = 4000;
 const ALONE = 2000; // between two questions without a stream

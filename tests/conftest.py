@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Generator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["SSL_CERT_FILE"] = os.environ["SSL_CERT_DIR"] = os.devnull
 
 
-# No context of the person who runs the suite may be asked, and none be written for them.
-os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="federation-contexts-")
-atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
+# No context of the person who runs the suite may be asked, and none be written for them; nor one of another test.
+_CONTEXTS = tempfile.mkdtemp(prefix="federation-contexts-")
+_NUMBERS = count()
+atexit.register(shutil.rmtree, _CONTEXTS, ignore_errors=True)
 for _name in ("FEDERATION_URL", "FEDERATION_CONTEXT", "FEDERATION_TOKEN_FILE", "FEDERATION_CA_FILE"):
     os.environ.pop(_name, None)
 
@@ -50,6 +52,12 @@ LONGEST = float(os.environ.get("FEDERATION_LONGEST_TEST", "1800"))
 """Seconds after which a test is taken for one that never ends: a rotation takes four minutes at a load of 17."""
 
 _STDERR = os.dup(2)  # pytest puts a file in its place, which goes with the process
+
+
+@pytest.fixture(autouse=True)
+def _own_contexts() -> None:
+    """A directory that is not there, unless the test writes into it."""
+    os.environ["XDG_CONFIG_HOME"] = f"{_CONTEXTS}/{next(_NUMBERS)}"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -104,7 +104,7 @@ async def _run(args: argparse.Namespace, directory: Path) -> int:
 
 
 @contextlib.contextmanager
-def _context(url: str) -> Iterator[None]:
+def running_demo(url: str) -> Iterator[None]:
     """The context ``demo`` while the demo is up; nothing but a message where the file cannot be written."""
     from federation.cli.context_file import Contexts, HubContext
 
@@ -158,7 +158,7 @@ async def _until(stop: asyncio.Event, demo: Demo, args: argparse.Namespace) -> i
                 )
             print(f"status: {document['status_url']}", flush=True)
         if not args.once:
-            with _context(outcome.document["status_url"]):
+            with running_demo(outcome.document["status_url"]):
                 print("stays up until interrupted (Ctrl-C)", file=sys.stderr, flush=True)
                 while not stop.is_set():
                     await demo.renew_due()

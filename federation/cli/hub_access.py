@@ -21,7 +21,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from federation.core.errors import ClusterGarbage, ClusterNotFound, ClusterUnreachable, ConfigurationError
+from federation.core.errors import (
+    ClusterForbidden,
+    ClusterGarbage,
+    ClusterNotFound,
+    ClusterUnreachable,
+    ConfigurationError,
+)
 
 if TYPE_CHECKING:
     from federation.cli.context_file import HubContext
@@ -223,7 +229,7 @@ def operate(args: argparse.Namespace, said_by: str, verb: str, arguments: Mappin
 async def _forwarded(hub: HubContext) -> AsyncIterator[socket.socket]:
     """A connection to a pod behind the Service of that hub. Raises ClusterError."""
     from federation.cli.administrator import administrator
-    from federation.kubernetes.port_forward import forwarded
+    from federation.kubernetes.port_forward import RIGHTS, forwarded
 
     where = hub.kube_context or hub.kubeconfig
     async with AsyncExitStack() as stack:
@@ -232,7 +238,10 @@ async def _forwarded(hub: HubContext) -> AsyncIterator[socket.socket]:
             session, loaded = await administrator(stack, file, hub.kube_context or None, name="hub")
         except ConfigurationError as error:
             raise ClusterUnreachable(error.what, where=where, remedy=error.remedy) from error
-        namespace, pod, port = await behind_service(session, hub.url, where=where)
+        try:
+            namespace, pod, port = await behind_service(session, hub.url, where=where)
+        except ClusterForbidden as error:
+            raise ClusterForbidden(error.what, where=where, remedy=RIGHTS) from error
         way = forwarded(loaded, namespace=namespace, pod=pod, port=port, limit=OPENING, where=where)
         yield await stack.enter_async_context(way)
 

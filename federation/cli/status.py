@@ -34,10 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the status; the exit code is the verdict."""
-    try:
-        return asyncio.run(_run(args))
-    except KeyboardInterrupt:
-        return 130
+    return asyncio.run(_run(args))
 
 
 async def _run(args: argparse.Namespace) -> int:

@@ -68,12 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "the configuration, a table [[trust.anchors]] to the configuration's end. Compare the fingerprint with the "
         "CA's owner first. Exits 1 when it is not accepted, 2 when the status API cannot be reached.",
     )
-    accept.add_argument(
-        "sha256",
-        type=whole_fingerprint,
-        metavar="FINGERPRINT",
-        help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
-    )
+    _add_fingerprint(accept)
     whose = accept.add_mutually_exclusive_group()
     completes(
         whose.add_argument(
@@ -121,12 +116,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "first what put it there: dismissing it changes nothing in a cluster. It is listed again where it is found "
         "after it was away. Exits 1 when it is refused, 2 when the API cannot be reached.",
     )
-    dismiss.add_argument(
-        "sha256",
-        type=whole_fingerprint,
-        metavar="FINGERPRINT",
-        help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
-    )
+    _add_fingerprint(dismiss)
     completes(
         dismiss.add_argument(
             "--cluster",
@@ -169,18 +159,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--now asks for the fingerprint's first digits and removes it. An anchor that is pinned is removed by a "
         "rotation or an emergency. Exits 1 when nothing is removed, 2 when the API cannot be reached.",
     )
-    remove.add_argument(
-        "sha256",
-        type=whole_fingerprint,
-        metavar="FINGERPRINT",
-        help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
-    )
+    _add_fingerprint(remove)
     remove.add_argument("--now", action="store_true", help="remove it (default: show what would fail)")
     remove.add_argument("--yes", action="store_true", help="do not ask for the fingerprint's first digits")
     remove.add_argument("--reason", default="", metavar="TEXT", help="why; it is kept with the removal")
     remove.add_argument("--json", action="store_true", help="print the decided operation as JSON")
     add_hub_options(remove)
     remove.set_defaults(run=_remove)
+
+
+def _add_fingerprint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sha256",
+        type=whole_fingerprint,
+        metavar="FINGERPRINT",
+        help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
+    )
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -60,10 +60,7 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Ask, perhaps until it is so; print the outcome."""
-    try:
-        return asyncio.run(_run(args))
-    except KeyboardInterrupt:
-        return 130
+    return asyncio.run(_run(args))
 
 
 async def _run(args: argparse.Namespace) -> int:

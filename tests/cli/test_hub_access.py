@@ -13,8 +13,11 @@ import pytest
 
 from federation.cli import context, rotate, status
 from federation.cli.context_file import Contexts, HubContext
+from federation.cli.demo import running_demo
 from federation.cli.hub_access import hub_context
 from federation.cli.main import main
+from federation.cli.registration import opened_hub
+from federation.cli.registration_add import remember
 from federation.core.config.types import Address
 from federation.status.app import create_app
 from federation.status.server import serve
@@ -26,6 +29,10 @@ from tests.status.worlds import CountingStore, FixedConfig, World
 from tests.support.seals import READ_TOKEN, token_file
 
 NAMESPACE = "federation-system"
+SERVICE_PORTS = [
+    {"name": "metrics", "port": 9090, "targetPort": "nothing"},
+    {"name": "https-status", "port": 8443, "targetPort": "status"},
+]
 HOST = f"federation-status.{NAMESPACE}.svc"
 URL = f"https://{HOST}:8443"
 
@@ -75,6 +82,7 @@ class InCluster:
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[InCluster]:
     world = World(["east", "west"], time.time())
+    world.edit_leader(hub="ab" * 16)
     token_file(tmp_path / "token")
     world.config = replace(
         world.config, status=replace(world.config.status, read_token_file=tmp_path / "token")
@@ -90,13 +98,7 @@ async def hub(tmp_path: Path) -> AsyncIterator[InCluster]:
         serve(app, listen=listen, clock=clock, certificate_file=certificate, key_file=key) as address,
     ):
         cluster.create_namespace(NAMESPACE)
-        spec = {
-            "selector": {"app": "hub"},
-            "ports": [
-                {"name": "metrics", "port": 9090, "targetPort": "nothing"},
-                {"name": "https-status", "port": 8443, "targetPort": "status"},
-            ],
-        }
+        spec = {"selector": {"app": "hub"}, "ports": SERVICE_PORTS}
         cluster.create(
             "services", {"metadata": {"name": "federation-status"}, "spec": spec}, namespace=NAMESPACE
         )
@@ -176,6 +178,59 @@ async def test_an_operation_goes_the_same_way(hub: InCluster, capsys: pytest.Cap
     arguments = ("rotate", "release", "east")
     assert await asyncio.to_thread(run_verb, rotate, *arguments) == 2
     assert "the hub answered 40" in capsys.readouterr().err, "this one takes none"
+
+
+async def test_who_may_not_even_look_for_it_is_shown_the_rights(
+    hub: InCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.kubeconfig.write_text(json.dumps(hub.cluster.kubeconfig("stranger")))
+    assert hub.add() == 0
+    assert await asked() == 2
+    error = capsys.readouterr().err
+    assert "cannot get resource" in error
+    assert "`get` on services" in error
+
+
+async def test_registration_reaches_a_hub_in_a_cluster_by_that_clusters_kubeconfig(hub: InCluster) -> None:
+    """Without --url, whatever listens on this machine: the hub is the one that the ConfigMap there configures."""
+    text = (
+        'trust_domain = "mesh.example.org"\n[[trust.anchors]]\nfile = "/root.pem"\n'
+        f'sha256 = "{"ab" * 32}"\n[listener]\nlisten = "127.0.0.1:15443"\nserver_names = ["hub.example.org"]\n'
+        '[signer.authority]\nkind = "local"\nname = "x"\ncertificate_file = "/c"\nkey_file = "/k"\n'
+        '[state]\ndirectory = "/state"\n[status]\nlisten = "0.0.0.0:8080"\nread_token_file = "/token"\n'
+        'certificate_file = "/tls.crt"\nkey_file = "/tls.key"\n'
+    ) + "".join(
+        f'[[clusters]]\nname = "{name}"\ncluster_id = "{name}"\n'
+        f'[clusters.signer]\nkubeconfig = "/{name}-s"\n[clusters.controller]\nkubeconfig = "/{name}-c"\n'
+        for name in ("east", "west")
+    )
+    hub.cluster.patch("services", NAMESPACE, "federation-status", {"spec": {"ports": SERVICE_PORTS[1:]}})
+    hub.cluster.create(
+        "configmaps",
+        {"metadata": {"name": "federation-config"}, "data": {"clusters.toml": text}},
+        namespace=NAMESPACE,
+    )
+    args = verbs()["clusters add"].parse_args(
+        [
+            *("south", "--hub-kubeconfig", str(hub.kubeconfig), "--token-file", str(hub.directory / "token")),
+            *("--ca-file", str(hub.directory / "tls.crt")),
+        ]
+    )
+    async with opened_hub(args) as found:
+        assert found.context.url == URL
+        said: list[str] = []
+        remember(found, said.append)
+        remember(found, said.append)
+    assert len(said) == 1
+    assert "the context mesh.example.org is in" in said[0]
+    assert await asked() == 0
+
+
+async def test_the_demo_is_a_context_while_it_is_up(contexts: Path) -> None:
+    assert main(["context", "add", "own", "--url", A]) == 0
+    with running_demo(B):
+        assert Contexts.load().by_name["demo"] == HubContext(url=B)
+    assert (list(Contexts.load().by_name), Contexts.load().current) == (["own"], "own")
 
 
 A, B, C = "http://127.0.0.1:1001", "http://127.0.0.1:1002", "http://127.0.0.1:1003"

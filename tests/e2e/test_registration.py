@@ -47,7 +47,10 @@ async def added_and_removed(box: Box, before: str) -> None:
     assert (code, "it needs --yes" in error) == (1, True), "there is no terminal"
     code, said, error = await federation("clusters", "add", "west", *words, "--yes")
     assert code == 0, said + error
+    assert "the context mesh.example is in" in said
     await box.wait_proved()
+    code, _, error = await federation("status")
+    assert code == 0, error
     for stage in ("configuration read", "connected", "namespaces provided", "pairs proved"):
         assert f"{stage}: done" in said
     text = box.config_file.read_text("utf-8")

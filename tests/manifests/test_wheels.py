@@ -1,14 +1,20 @@
-"""What an operator installs contains nothing of the sandbox, and the sandbox's wheel is complete."""
+"""What an operator installs contains nothing of the sandbox; both wheels are complete, and work outside the clone."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.cli.verbs import verbs
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMBER = ROOT / "manifests" / "member"
@@ -19,13 +25,23 @@ BUILD = [
     *("--no-build-isolation", "--no-deps", "--no-index"),
 ]
 
-WITHOUT_THE_CLONE = """
-import sys
-sys.path[:] = [sys.argv[1], *(path for path in sys.path if path and not path.startswith(sys.argv[2]))]
-sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
-from federation.cli.main import main
-sys.exit(main(["demo", "--once"]))
+EVERY_VERB = """
+import argparse, sys
+from federation.cli.main import build_parser
+
+def walk(parser):
+    text = parser.format_help()
+    below = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    print(parser.prog, len(text) > 100)
+    for child in below[0].values() if below else ():
+        walk(child)
+
+walk(build_parser())
+import federation, federation.status.app as app
+from pathlib import Path
+print("from", Path(federation.__file__).parent.parent)
 """
+"""Prints each verb with whether it has a help, and where the package was imported from."""
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +90,64 @@ def test_the_sandboxs_wheel_is_the_sandbox_with_the_manifests_it_applies(wheels:
     assert {name: packed[name] for name in manifests} == manifests
 
 
-def test_without_the_extra_the_verb_says_what_to_install(wheels: dict[str, Path], tmp_path: Path) -> None:
-    with zipfile.ZipFile(wheels["federation_hub"]) as archive:
-        archive.extractall(tmp_path)
+@dataclass(frozen=True)
+class Installed:
+    """An environment of its own, outside the clone, with wheels in it and the packages that they depend on."""
 
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_CLONE, str(tmp_path), str(ROOT)],
-        cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    directory: Path
 
-    assert done.returncode == 1
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment as its user would: from elsewhere, with nothing of the clone in sight."""
+        program, *arguments = command
+        return subprocess.run(
+            [str(self.directory / "bin" / program), *arguments],
+            cwd=self.directory,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self.directory), "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+
+
+def install(directory: Path, *wheels: Path) -> Installed:
+    """A fresh virtual environment: wheels by pip, dependencies by the directory that this one has them in.
+
+    In a directory that a ``.pth`` file names none of them is read, so the clone's editable install is none here.
+    """
+    venv.create(directory, with_pip=False, symlinks=True)
+    site = next((directory / "lib").glob("python*/site-packages"))
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(directory), "install", "--quiet"]
+    pip += ["--disable-pip-version-check", "--no-deps", "--no-index", "--no-compile", "--ignore-installed"]
+    subprocess.run([*pip, *map(str, wheels)], check=True, timeout=LIMIT)
+    return Installed(directory)
+
+
+def test_the_hubs_wheel_alone_has_every_verb_and_says_what_the_demo_needs(
+    wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    alone = install(tmp_path / "alone", wheels["federation_hub"])
+
+    done = alone.run("python", "-c", EVERY_VERB)
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, imported = done.stdout.splitlines()
+    assert imported == f"from {next((tmp_path / 'alone' / 'lib').glob('python*/site-packages'))}"
+    assert {line.rsplit(" ", 1)[0].removeprefix("federation ") for line in lines} >= set(verbs())
+    assert [line for line in lines if not line.endswith(" True")] == []
+
+    done = alone.run("federation", "demo", "--once")
+    assert (done.returncode, done.stdout) == (1, "")
     assert "pip install 'federation-hub[demo]'" in done.stderr
-    assert done.stdout == ""
+
+
+def test_with_the_sandbox_the_demo_proves_every_pair(wheels: dict[str, Path], tmp_path: Path) -> None:
+    both = install(tmp_path / "both", *wheels.values())
+
+    done = both.run("federation", "demo", "--once", "--json", "--clusters", "2", "--signers", "1")
+
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["matrix"] == {"pairs": 2, "valid": 2, "rows": ["-v", "v-"]}
+    assert document["workload_handshakes"]["failed"] == 0 < document["workload_handshakes"]["tried"]
+    assert not (tmp_path / "both" / ".config").exists(), "a demo that is over is no context"

@@ -8,7 +8,7 @@ OpenAPI document is generated from the structs that make the answers. Another ro
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
+import importlib.resources
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -32,8 +32,9 @@ from federation.status.answers import (
 )
 from federation.status.authorization import Guard
 from federation.status.encoding import answer_schemas, encode_answer, instant
+from federation.status.exposition import CONTENT_TYPE, hub_version
 from federation.status.history import History, keep
-from federation.status.metrics import CONTENT_TYPE, hub_metrics
+from federation.status.metrics import hub_metrics
 from federation.status.model import Clusters, FederationStatus, GenerationsView, Readiness
 from federation.status.revision import revision
 from federation.status.rotation import operation_view, rotation_view
@@ -275,7 +276,7 @@ class _Api:
             now = self._clock.now().timestamp()
             body = self._known(status, "metrics")
             if body is None:  # 200 clusters have 11,000 series: a twentieth of a second, in a thread
-                made = await asyncio.to_thread(hub_metrics, status, documents, now)
+                made = await asyncio.to_thread(hub_metrics, status, documents, now, version=hub_version())
                 body = self._once(status, "metrics", lambda: made)
         response = answer(request, body, content_type="text/plain")
         response.headers["Content-Type"] = CONTENT_TYPE
@@ -355,7 +356,7 @@ def _no_bundle() -> web.Response:
 
 
 def _openapi(mounted: Mounted) -> bytes:
-    return encode_answer(document(importlib.metadata.version("federation-hub"), mounted))
+    return encode_answer(document(hub_version(), mounted))
 
 
 def _page(name: str, kind: str) -> Handler:

@@ -5,89 +5,62 @@ the hub's endpoint and each signer's own: scrape either. Every series of a proce
 may be scraped where queries take ``max by (replica, ...)`` first. What is not known has no series; in particular an
 expiry is never shown as 0. At rest the rotation's gate counts as closed.
 
-The format is Prometheus' text exposition format 0.0.4, over families made on the spot, without a global registry.
+Names follow Prometheus' conventions: base units in the name, ``_total`` for counters, ``_info`` for what is 1 and says
+something by its labels. Labels are bounded whatever a process reports: the registered clusters, and so many reasons.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 
 from federation.core.documents.controller import ControllerReport
-from federation.core.documents.signer import AuthorityReport, Histogram, SignerReport
+from federation.core.documents.signer import AuthorityReport, SignerReport
 from federation.core.rotation.record import State
 from federation.state.liveness import is_live
 from federation.status.clusters import CONTROL_PLANE_STATES as CONTROL_PLANE
 from federation.status.clusters import TRUST_BUNDLE_STATES as TRUST_BUNDLE
+from federation.status.exposition import by_reason, counter, gauge, histogram, render
 from federation.status.model import FederationStatus
-from federation.status.snapshot import DocumentSet, finite
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-Samples = Iterable[tuple[tuple[str, ...], float]]
+from federation.status.snapshot import DocumentSet
 
 
-class _Families(Collector):
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = tuple(families)
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
-
-
-def render(families: Iterable[Metric]) -> bytes:
-    """The families in the text format."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(families))
-    return generate_latest(registry)
-
-
-def gauge(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
-    """A gauge with one sample for each tuple of label values."""
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for values, value in samples:
-        family.add_metric(values, finite(value))
-    return family
-
-
-def counter(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
-    """A counter, exposed as ``name_total``; it restarts with its process, as ``rate()`` expects."""
-    family = CounterMetricFamily(name, text, labels=labels)
-    for values, value in samples:
-        family.add_metric(values, max(0.0, finite(value)))
-    return family
-
-
-def histogram(
-    name: str, text: str, labels: Sequence[str], samples: Iterable[tuple[tuple[str, ...], Histogram]]
-) -> Metric:
-    """A histogram; one whose counts do not fit its bounds is left out."""
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for values, value in samples:
-        bounds, counts = value.bounds, value.counts
-        if len(counts) not in {len(bounds), len(bounds) + 1}:
-            continue
-        buckets = [(f"{bound:g}", float(n)) for bound, n in zip(bounds, counts, strict=False)]
-        family.add_metric(values, [*buckets, ("+Inf", float(value.count))], finite(value.total))
-    return family
-
-
-def role_metrics(report: SignerReport | ControllerReport, now: float) -> bytes:
-    """What a role's own endpoint says of that role."""
+def role_metrics(report: SignerReport | ControllerReport, now: float, *, version: str = "") -> bytes:
+    """What a role's own endpoint says of that role, which runs this version of the hub."""
     if isinstance(report, SignerReport):
-        return render(signer_families({report.replica: report}, now))
-    return render(controller_families({report.replica: report}, now))
+        return render([*_build(version), *signer_families({report.replica: report}, now)])
+    return render([*_build(version), *controller_families({report.replica: report}, now)])
 
 
-def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Metric]:
-    """Signers by replica: certificates, refusals, latency, readiness, expiries."""
+def _build(version: str) -> list[Metric]:
+    return [
+        gauge(
+            "federation_build_info",
+            "1, with the version of the process that answers.",
+            ("version",),
+            [((version,), 1)] if version else [],
+        )
+    ]
+
+
+def signer_families(
+    signers: Mapping[str, SignerReport], now: float, registered: Collection[str] | None = None
+) -> list[Metric]:
+    """Signers by replica: certificates, refusals, latency, readiness, expiries.
+
+    Of no clusters but those that are ``registered``, where that is known: a report is another process' word.
+    """
     each = sorted(signers.items())
     authorities = [(replica, report.authority) for replica, report in each if report.authority]
-    on_cluster = [(r, name, seen) for r, s in each for name, seen in sorted(s.clusters.items())]
+    on_cluster = [
+        (r, name, seen)
+        for r, s in each
+        for name, seen in sorted(s.clusters.items())
+        if registered is None or name in registered
+    ]
     return [
         counter(
             "federation_certificates_issued",
@@ -99,19 +72,19 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
             "federation_requests_refused",
             "Requests that got no certificate.",
             ("replica", "cluster", "reason"),
-            [((r, name, why), n) for r, name, seen in on_cluster for why, n in sorted(seen.refused.items())],
+            [((r, name, why), n) for r, name, seen in on_cluster for why, n in by_reason(seen.refused)],
         ),
         counter(
             "federation_calls_rejected",
             "Calls that ended before their caller was known to be of any cluster.",
             ("replica", "reason"),
-            [((r, why), n) for r, s in each for why, n in sorted(s.rejected_calls.total.items())],
+            [((r, why), n) for r, s in each for why, n in by_reason(s.rejected_calls.total)],
         ),
         counter(
             "federation_connections_refused",
             "Connections to the listener that its transport ended, or did not take.",
             ("replica", "reason"),
-            [((r, why), n) for r, s in each for why, n in sorted(s.connections_refused.total.items())],
+            [((r, why), n) for r, s in each for why, n in by_reason(s.connections_refused.total)],
         ),
         histogram(
             "federation_issuance_seconds",
@@ -186,13 +159,13 @@ def _authority_families(each: Sequence[tuple[str, AuthorityReport]]) -> list[Met
     remote = [(r, a) for r, a in each if a.circuit]
     return [
         gauge(
-            "federation_authority_quota",
-            "Certificates per second that the back end allows all signers together; 0: no limit known.",
+            "federation_authority_quota_per_second",
+            "Certificates per second that the back end allows all signers together, where a limit is known.",
             labels,
-            [((r, a.name), a.quota) for r, a in remote],
+            [((r, a.name), a.quota) for r, a in remote if a.quota > 0],
         ),
         gauge(
-            "federation_authority_rate",
+            "federation_authority_rate_per_second",
             "Certificates per second asked of the back end recently.",
             labels,
             [((r, a.name), a.rate) for r, a in remote],
@@ -205,9 +178,9 @@ def _authority_families(each: Sequence[tuple[str, AuthorityReport]]) -> list[Met
         ),
         gauge(
             "federation_authority_capacity_workloads",
-            "Workloads that the quota can carry at the lifetime issued recently; 0: no limit known.",
+            "Workloads that the quota can carry at the lifetime issued recently, where a limit is known.",
             labels,
-            [((r, a.name), a.capacity) for r, a in remote],
+            [((r, a.name), a.capacity) for r, a in remote if a.capacity > 0],
         ),
         gauge(
             "federation_authority_circuit_open",
@@ -378,14 +351,22 @@ def _recorded(status: FederationStatus) -> list[Metric]:
     return families
 
 
+NO_CLUSTER: Final = "-"
+"""Under which signers count what no cluster is answerable for."""
+
 STATES: Final = ("ready", "degraded", "unavailable", "unknown")
 PUBLICATION: Final = ("selected", "current", "pending", "failed", "terminating", "forbidden", "excluded")
 
 
-def hub_metrics(status: FederationStatus, documents: DocumentSet, now: float) -> bytes:
-    """What the hub's endpoint says: the merged status and each process' own counters."""
+def hub_metrics(status: FederationStatus, documents: DocumentSet, now: float, *, version: str = "") -> bytes:
+    """What the hub's endpoint says: the merged status and each process' own counters.
+
+    ``version`` is that of the process that answers.
+    """
+    registered = {NO_CLUSTER, *(cluster.name for cluster in status.clusters)}
     return render(
         [
+            *_build(version),
             *_overall(status),
             *_matrix(status),
             *_clusters(status),
@@ -393,7 +374,7 @@ def hub_metrics(status: FederationStatus, documents: DocumentSet, now: float) ->
             *_control_planes(status),
             *_trust(status),
             *rotation_families(status),
-            *signer_families(documents.signers, now),
+            *signer_families(documents.signers, now, registered),
             *controller_families(documents.controllers, now),
         ]
     )

@@ -31,7 +31,8 @@ from federation.files import read_in_time
 from federation.status.answers import HEADERS, Handler, add_headers, answer, errors_into_problems, problem
 from federation.status.app import PROBES, healthz, readiness
 from federation.status.authorization import Guard
-from federation.status.metrics import CONTENT_TYPE, role_metrics
+from federation.status.exposition import CONTENT_TYPE, hub_version
+from federation.status.metrics import role_metrics
 from federation.status.view import ConfigStatus
 
 _logger = logging.getLogger(__name__)
@@ -305,7 +306,8 @@ def create_health_app(
         return readiness([] if now.ready else now.reasons or ["the role is not ready"])
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        response = answer(request, role_metrics(report(), clock.now().timestamp()), content_type="text/plain")
+        made = role_metrics(report(), clock.now().timestamp(), version=hub_version())
+        response = answer(request, made, content_type="text/plain")
         response.headers["Content-Type"] = CONTENT_TYPE
         return response
 

@@ -39,6 +39,8 @@ RENAMED_WORDS: dict[str, str] = {"never_asked": "never_requested"}
 """Of fields that hold one of a few words: a word of the last version, and what it is now."""
 
 RENAMED_METRICS: dict[str, str] = {
+    "federation_authority_quota": "federation_authority_quota_per_second",
+    "federation_authority_rate": "federation_authority_rate_per_second",
     "federation_calls_turned_away": "federation_calls_rejected",
     "federation_sidecars_asked": "federation_sidecars_requested",
     "federation_signer_follows_orders": "federation_signer_follows_directives",

@@ -102,6 +102,9 @@ TYPES: Final[dict[str, Schema]] = {
     "monitoring.serviceMonitor.labels": TEXTS,
     "monitoring.prometheusRule.enabled": WANTED,
     "monitoring.prometheusRule.labels": TEXTS,
+    "monitoring.prometheusRule.runbookUrl": {"type": "string", "pattern": "^[^\\s#]+$"},
+    "monitoring.dashboard.labels": TEXTS,
+    "monitoring.dashboard.annotations": TEXTS,
     **{f"{role}.{key}": kind for role in ("signer", "controller") for key, kind in ROLE.items()},
 }
 """The types of what a default does not show."""

@@ -136,26 +136,5 @@ def test_every_kind_of_authority_can_be_chosen_and_has_an_example() -> None:
     assert len(kinds) == 8
 
 
-def test_alerts_ask_for_metrics_and_labels_that_there_are() -> None:
-    (group,) = chart.values(chart.CHART / "files" / "alerts.yaml")["groups"]
-    code = (ROOT / "federation" / "status" / "metrics.py").read_text("utf-8")
-
-    assert len(group["rules"]) >= 5
-    for rule in group["rules"]:
-        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
-        assert rule["labels"]["severity"] in {"critical", "warning"}
-        assert set(rule["annotations"]) == {"summary", "description"}
-        (name,) = re.findall(r"federation_\w+", rule["expr"])
-        family = re.search(rf'"{name}",\n +(?:f?"[^\n]*",?\n +)+(\(.*?\)|labels),\n', code)
-        assert family, name
-        known = "(replica, authority)" if family[1] == "labels" else family[1]
-        asked = [
-            label for labels in re.findall(r"by \(([^)]*)\)", rule["expr"]) for label in labels.split(", ")
-        ]
-        asked += re.findall(r"\{(\w+)=", rule["expr"])
-        assert set(asked) <= set(re.findall(r"\w+", known)), (name, known)
-        assert set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))) <= set(asked)
-
-
 def test_what_one_role_can_be_given_the_other_can() -> None:
     assert set(DEFAULTS["signer"]) == set(DEFAULTS["controller"])

@@ -17,7 +17,7 @@ import yaml
 
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import parse_config
-from tests.manifests import chart
+from tests.manifests import chart, dashboard
 from tests.manifests.chart_pages import leaves
 from tests.manifests.kustomize import Object, identity
 from tests.manifests.schema import problems
@@ -228,6 +228,19 @@ def test_openshift_and_prometheus_operator_are_found_where_they_are() -> None:
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert endpoint["authorization"]["credentials"]["name"] in there.secrets("controller")
     assert off == chart.rendered()
+
+
+def test_the_dashboard_and_the_address_of_runbooks_are_rendered() -> None:
+    tree = chart.rendered("--values", choice("every-value"))
+    (rule,) = tree.all("PrometheusRule")
+    board = tree.one("ConfigMap", "federation-hub-dashboard")
+
+    urls = [each["annotations"]["runbook_url"] for group in rule["spec"]["groups"] for each in group["rules"]]
+    assert len(urls) > 10
+    assert all(url.startswith("https://docs.example.org/federation/runbooks#federationhub") for url in urls)
+    assert board["data"]["federation-hub.json"] == dashboard.dashboard()
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "mesh"
+    assert board["metadata"]["annotations"]["grafana_folder"] == "Mesh"
 
 
 def test_the_configuration_is_written_once_with_each_release_or_never() -> None:

@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
+DOCS_VENV := .venv-docs
 ARGS   ?=
 
 # What `make quick` tests: the core, and of each way and of status what is quick and says most; not what it leaves out.
@@ -19,7 +20,7 @@ QUICK := tests/core tests/status tests/test_project.py tests/test_dependencies.p
 NOT_QUICK := tests/core/pki/test_requests_hostile.py tests/core/trust/rotation/test_mutations.py \
   tests/core/trust/rotation/test_state_machine.py tests/status/test_page_browser.py
 
-.PHONY: demo test quick lint types contracts check bench bench-scale bench-soak attack clean venv
+.PHONY: demo test quick lint types contracts check bench bench-scale bench-soak attack docs clean venv
 
 venv: $(VENV)/.test
 
@@ -71,5 +72,18 @@ bench-soak: $(VENV)/.test
 attack: $(VENV)/.test
 	@$(BIN)/python -m tests.attack $(ARGS)
 
+# The site, below build/site. Its packages are in an environment of their own; what does not resolve ends it.
+$(DOCS_VENV)/.docs: requirements-docs.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name it with make PYTHON=..." >&2; exit 1; }
+	@echo "making $(DOCS_VENV) from requirements-docs.lock" >&2
+	@$(PYTHON) -m venv $(DOCS_VENV) >&2
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock >&2
+	@touch $@
+
+docs: $(DOCS_VENV)/.docs
+	@$(DOCS_VENV)/bin/python -m tests.reference_pages
+	@$(DOCS_VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -c docs -b html . build/site $(ARGS)
+	@echo "build/site/docs/index.html"
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(DOCS_VENV) $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,4 +1,4 @@
-"""pyproject.toml, the two lock files and docs/dependencies.md name the same dependencies."""
+"""pyproject.toml, the lock files and docs/dependencies.md name the same dependencies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ EXTRAS = {
 }
 BACK_ENDS = [*EXTRAS["aws"], *EXTRAS["pkcs11"]]
 BUILD = [Requirement(text) for text in PROJECT["build-system"]["requires"]]
-LOCKS = {name: (ROOT / name).read_text() for name in ("requirements.lock", "requirements-test.lock")}
+LOCKS = {
+    name: (ROOT / name).read_text()
+    for name in ("requirements.lock", "requirements-test.lock", "requirements-docs.lock")
+}
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)", re.MULTILINE)
 
 
@@ -46,6 +49,8 @@ def page_section(title: str) -> dict[str, str]:
     [
         ("At run time", RUNTIME),
         ("For single back ends", BACK_ENDS),
+        ("For traces", EXTRAS["otel"]),
+        ("For the site", EXTRAS["docs"]),
         ("For tests and checks", EXTRAS["test"]),
         ("To build", BUILD),
     ],
@@ -62,8 +67,9 @@ def test_every_direct_dependency_has_a_reason_and_every_reason_a_dependency(
 @pytest.mark.parametrize(
     ("lock", "requirements"),
     [
-        ("requirements.lock", RUNTIME + BUILD + BACK_ENDS),
-        ("requirements-test.lock", RUNTIME + BUILD + BACK_ENDS + EXTRAS["test"]),
+        ("requirements.lock", RUNTIME + BUILD + BACK_ENDS + EXTRAS["otel"]),
+        ("requirements-test.lock", RUNTIME + BUILD + BACK_ENDS + EXTRAS["otel"] + EXTRAS["test"]),
+        ("requirements-docs.lock", EXTRAS["docs"]),
     ],
 )
 def test_the_lock_pins_every_direct_dependency_within_its_bounds(

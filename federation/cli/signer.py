@@ -61,13 +61,17 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
     from federation.cli.process import announce, listening, open_secret, open_store, serve_probes
     from federation.signer.registry import connect
     from federation.signer.role import SignerRole
+    from federation.signer.tracing import open_tracing
     from federation.status.authorization import check_tokens
     from federation.status.server import create_health_app, serve
 
     config, clock = process.config, process.clock
     await check_tokens(config.current.status)
+    tracing = open_tracing(os.environ, replica=replica)
     async with contextlib.AsyncExitStack() as stack:
         secret = await stack.enter_async_context(open_secret(config.current, "signer", clock))
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)  # sends what is left, bounded in time
         role = SignerRole(
             config=config,
             store=await stack.enter_async_context(open_store(config.current.state, clock)),
@@ -77,6 +81,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
             jitter=random.SystemRandom(),
             listen=args.listen,
             connect=partial(connect, secret=secret),
+            tracing=tracing,
         )
         await serve_probes(stack, args.probes, clock, partial(_is_ready, role))
         health = args.health or config.current.signer.health_listen

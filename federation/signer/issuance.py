@@ -40,7 +40,7 @@ from federation.signer.accounting import Accounting, CountedCall, Renewals
 from federation.signer.attestation.attestor import Caller, ClusterAttestor, TokenEvidence
 from federation.signer.attestation.tokens import TokenReader
 from federation.signer.authorities.authority import CheckedLeaf, LeafRequest, issue_checked
-from federation.signer.authorities.authority_set import AuthoritySet
+from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot
 from federation.signer.authorities.selection import choose
 from federation.signer.callers import Callers
 from federation.signer.expiry_bounds import PersistedExpiryBounds
@@ -132,24 +132,32 @@ class Issuance:
         with CountedCall(self._accounting, self._clock) as call:
             # 1. Attest: the caller's own cluster proves its token; nothing else decides who it is.
             member, attestor, caller = await self._attest(evidence, call_slot, call)
-            config = member.config
-            # 2. Policy: what that cluster lets the caller have, as itself or as a node proxy for a pod beside it.
-            if request.impersonated:
-                domain, pods = self._trust_domain, attestor.node_pods
-                caller = await impersonate(
-                    caller, request.impersonated, config=config, trust_domain=domain, pods=pods
-                )
-            else:
-                check_policy(caller, config)
-            # 3. Request: the CSR holds the identity that was proved, and nothing more; no reserved one.
-            verified = self._verify_request(caller, config, request)
-            check_reserved(caller, config, self._registry.reserved)
+            # 2. and 3. Policy and request: what that cluster lets the caller have, and a CSR that holds nothing more.
+            verified = await self._permit(member, attestor, caller, request)
             for _ in range(ATTEMPTS - 1):
                 try:
                     return await self._attempt(verified)
                 except Superseded:  # what it was made by changed meanwhile: make it by what is in force now
                     continue
             return await self._attempt(verified)
+
+    async def _permit(
+        self, member: Registered, attestor: ClusterAttestor, caller: Caller, request: SigningRequest
+    ) -> VerifiedRequest:
+        """The request that the caller may make. Raises Refused."""
+        config = member.config
+        # 2. Policy: what that cluster lets the caller have, as itself or as a node proxy for a pod beside it.
+        if request.impersonated:
+            domain, pods = self._trust_domain, attestor.node_pods
+            caller = await impersonate(
+                caller, request.impersonated, config=config, trust_domain=domain, pods=pods
+            )
+        else:
+            check_policy(caller, config)
+        # 3. Request: the CSR holds the identity that was proved, and nothing more; no reserved one.
+        verified = self._verify_request(caller, config, request)
+        check_reserved(caller, config, self._registry.reserved)
+        return verified
 
     async def _attempt(self, verified: VerifiedRequest) -> list[bytes]:
         """One leaf and its chain. Raises Superseded where what it was made by is not in force any more at its end."""
@@ -166,23 +174,33 @@ class Issuance:
         # 7. Record: until when it may live is persisted before the authority is asked; a lost answer may be a leaf too.
         issuer, ends = issuers[0].sha256 if issuers else UNKNOWN_ISSUER, wanted.validity.not_after
         recorded = Delivery(config.name, issuer, context.trust.number, ends, context.directives)
-        await self._expiry_bounds.cover(recorded)
+        await self._record(recorded)
         # 8. and 9. Sign and verify: what was wanted, under an anchor of that generation, or an alarm.
-        leaf = await issue_checked(
-            authority.current, wanted, anchors=context.trust.anchors, at=now, alarms=authority.alarms
-        )
+        leaf = await self._sign(authority, wanted, context, now)
         # 10. Revalidate: by the generation and the directives of now, and recorded anew where the leaf is another one.
         context = self._poller.context(cluster)
         require_published(leaf.issuers, context.trust)
         require_directed(leaf.issuers, context.directives, cluster)
         signer = leaf.issuers[0].sha256
         if (signer, context.trust.number, leaf.not_after) != (issuer, recorded.generation, ends):
-            await self._expiry_bounds.cover(
+            await self._record(
                 Delivery(config.name, signer, context.trust.number, leaf.not_after, context.directives)
             )
         # 11. Reply: the leaf, its intermediates, and the whole bundle of that generation.
         self._note_issued(verified, leaf, wanted, context, now)
         return cert_chain_elements(leaf.der, leaf.issuers, context.trust.bundle_pem)
+
+    async def _record(self, delivery: Delivery) -> None:
+        """Persist until when a leaf may live."""
+        await self._expiry_bounds.cover(delivery)
+
+    async def _sign(
+        self, authority: AuthoritySlot, wanted: LeafRequest, context: IssuanceContext, now: datetime
+    ) -> CheckedLeaf:
+        """What the authority makes of it, verified. Raises AuthorityError."""
+        return await issue_checked(
+            authority.current, wanted, anchors=context.trust.anchors, at=now, alarms=authority.alarms
+        )
 
     async def _attest(
         self, evidence: TokenEvidence, call_slot: CallSlot, call: CountedCall

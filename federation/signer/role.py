@@ -69,6 +69,7 @@ from federation.signer.listeners.istio_ca import IstioCaService
 from federation.signer.listeners.rejected_calls import RefusalLog, RejectedCalls
 from federation.signer.listeners.serving_certificate import ITSELF, RunningListener
 from federation.signer.registry import Connect, Registry, Routing, connect
+from federation.signer.tracing import TracedIssuance, TracedService, Tracing
 from federation.state.store import StateStore
 
 _logger = logging.getLogger(__name__)
@@ -251,11 +252,12 @@ class SignerRole:
         listen: Address | None = None,
         connect: Connect = connect,
         make_authority: MakeAuthority = make_authority,
+        tracing: Tracing | None = None,
     ) -> None:
         """``listen`` overrides the configuration's; ``random_bytes`` must be fit for serial numbers.
 
         ``connect`` opens the connection to one member cluster, and ``make_authority`` makes an authority from its
-        settings, as the functions of these names do.
+        settings, as the functions of these names do. ``tracing`` makes a trace of each call, where one is wanted.
         """
         self._config = config
         self._clock = clock
@@ -325,7 +327,9 @@ class SignerRole:
             problem=lambda: self._shared.problem,
             clock=clock,
         )
-        self._issuance = Issuance(
+        issuance = partial(TracedIssuance, tracing) if tracing else Issuance
+        service = partial(TracedService, tracing) if tracing else IstioCaService
+        self._issuance = issuance(
             registry=self._registry,
             routing=self._routing,
             poller=self._poller,
@@ -342,9 +346,7 @@ class SignerRole:
         self._connections_refused = RejectedCalls(clock)
         self._open_files = OpenFiles(clock)
         self._listener = RunningListener(
-            IstioCaService(
-                self._issuance, RefusalLog(clock), self._rejected_calls, self._connections_refused
-            ),
+            service(self._issuance, RefusalLog(clock), self._rejected_calls, self._connections_refused),
             listen=listen or running.listener.listen,
             poller=self._poller,
             authorities=self._authorities,

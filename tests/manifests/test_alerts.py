@@ -67,11 +67,11 @@ def silent(_: World) -> None:
     """No controller answers."""
 
 
-def nobody_leads(world: World) -> None:
+def none_leads(world: World) -> None:
     world.edit_leader(leader=False)
 
 
-def nobody_signs(world: World) -> None:
+def none_signs(world: World) -> None:
     for replica in world.signers:
         world.edit_signer(replica, ready=False, reasons=["no bundle yet"])
 
@@ -144,8 +144,8 @@ def warned(world: World) -> None:
 
 FAULTS: dict[str, list[Fault]] = {
     "FederationHubSilent": [silent],
-    "FederationHubNoLeader": [nobody_leads],
-    "FederationHubNoSignerReady": [nobody_signs, no_signer_ever],
+    "FederationHubNoLeader": [none_leads],
+    "FederationHubNoSignerReady": [none_signs, no_signer_ever],
     "FederationHubAttention": [pair_fails],
     "FederationHubWarnings": [warned],
     "FederationHubAuthorityViolation": [violated],

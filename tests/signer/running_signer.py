@@ -46,6 +46,7 @@ from federation.signer.authorities.back_ends import make_authority
 from federation.signer.authorities.limiter import Limiter
 from federation.signer.registry import connect
 from federation.signer.role import SignerRole
+from federation.signer.tracing import Tracing
 from federation.state.files import FileStore
 from federation.state.store import Stored
 from federation_sandbox.box import MEMBER_MANIFESTS
@@ -145,6 +146,7 @@ class RunningSigner:
     cluster_ids: dict[str, str] = field(default_factory=dict)
     registered: list[str] = field(default_factory=list)
     generation: int = 0
+    tracing: Tracing | None = None
     role: SignerRole = field(init=False)
     config: ConfigSource = field(init=False)
     _task: asyncio.Task[None] | None = None
@@ -257,6 +259,7 @@ class RunningSigner:
             listen=self.listen,
             connect=self._connect,
             make_authority=self._make_authority,
+            tracing=self.tracing,
         )
         self._task = asyncio.create_task(self.role.run(self._stop))
 

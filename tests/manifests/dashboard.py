@@ -124,7 +124,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             unit="s",
         ),
         Panel(
-            "Calls and connections turned away",
+            "Calls and connections rejected",
             (
                 (rate("federation_calls_rejected_total", "reason", "replica, reason"), "call: {{reason}}"),
                 (

@@ -15,6 +15,7 @@ include_patterns = [
     "manifests/README.md",
     "manifests/member/guard/README.md",
     "manifests/passthrough/README.md",
+    "tests/last_version/README.md",
 ]
 exclude_patterns = ["docs/conf.py"]
 extensions = ["myst_parser"]

@@ -71,6 +71,7 @@ def run_process(args: argparse.Namespace, *, role: str, replica: str, body: Body
     gc.set_threshold(COLLECT_AFTER)
     processes.hold(grace=ORPHAN_GRACE)
     processes.raise_limit()
+    processes.return_large_blocks()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(ConfigSource(args.config, SystemClock()), SystemClock(), body))
 

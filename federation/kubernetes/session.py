@@ -138,15 +138,20 @@ class ClusterSession:
             if credentials.proxy_url is None
             else None
         )
-        self._http = aiohttp.ClientSession(
-            # Watches are open for minutes and must not starve requests: slots bound requests alone.
-            connector=member_connector(self.budget, keepalive=idle),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
-            headers={"User-Agent": AGENT, "Accept-Encoding": "identity"},
-            trust_env=False,
-            auto_decompress=False,
-            skip_auto_headers=("Content-Type",),
+        # Watches are open for minutes and must not starve requests: slots bound requests alone. Nor do they go over a
+        # connection that has brought a list: uvloop and OpenSSL keep the room that its pages took, half a megabyte, for
+        # as long as it is open.
+        self._http, self._watches = (
+            aiohttp.ClientSession(
+                connector=member_connector(self.budget, keepalive=idle),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
+                headers={"User-Agent": AGENT, "Accept-Encoding": "identity"},
+                trust_env=False,
+                auto_decompress=False,
+                skip_auto_headers=("Content-Type",),
+            )
+            for _ in range(2)
         )
 
     @classmethod
@@ -282,7 +287,7 @@ class ClusterSession:
         within = TimeLimit(limit)
         try:
             async with within:
-                response = await self._start("GET", url, {"Accept": accept}, None, what)
+                response = await self._start("GET", url, {"Accept": accept}, None, what, over=self._watches)
         except (aiohttp.ClientError, OSError) as error:
             raise self._failure(error, what, limit, late=within.late) from error
         lines = _Lines(response, clock=self._clock, silence=silence, budget=self.budget)
@@ -299,7 +304,8 @@ class ClusterSession:
         """Close every connection; watches under way end with ClusterUnreachable."""
         if self._connections is not None:
             self._connections.close()
-        await self._http.close()
+        for http in (self._watches, self._http):
+            await http.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -395,6 +401,7 @@ class ClusterSession:
         what: str,
         *,
         renew: bool = False,
+        over: aiohttp.ClientSession | None = None,
     ) -> aiohttp.ClientResponse:
         """The response once its status is known to be 2xx; otherwise raises the error that it means."""
         if self._http.closed:
@@ -403,7 +410,7 @@ class ClusterSession:
         if access.token:
             headers = headers | {"Authorization": f"Bearer {access.token}"}
             self.token_sent = access.token
-        response = await self._http.request(
+        response = await (over or self._http).request(
             method,
             url,
             headers=headers,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import random
@@ -391,6 +392,20 @@ def raise_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         return hard
     return soft
+
+
+LARGE_BLOCK: Final = 64 * 1024
+_M_MMAP_THRESHOLD: Final = -3  # malloc.h of glibc
+
+
+def return_large_blocks() -> None:
+    """Have glibc give each larger block back to the system as soon as it is freed (mallopt(3), M_MMAP_THRESHOLD).
+
+    By itself it raises that bound to the largest block that was freed yet, and what pages of lists took then lies
+    between what stays: that was half of a signer's memory. Other libraries of C are left as they are.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 FILES_COUNTED_FOR: Final = 2.0

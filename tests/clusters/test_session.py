@@ -670,3 +670,22 @@ def test_tls_below_1_2_is_never_spoken(tmp_path: Path) -> None:
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
+
+
+async def test_a_watch_does_not_go_over_the_connection_that_brought_a_list(tmp_path: Path) -> None:
+    """It would keep the room that the list took for as long as it is open."""
+    peers: dict[str, object] = {}
+
+    async def respond(exchange: Exchange) -> None:
+        peers[exchange.target] = exchange.writer.get_extra_info("peername")
+        if "watch" in exchange.target:
+            await exchange.lines(b"{}")
+        else:
+            await exchange.answer(bytes(200_000))
+
+    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        await session.get("/list")
+        await session.get("/again")
+        async with session.stream("/watch", silence=PATIENCE) as lines:
+            assert [line async for line in lines] == [b"{}"]
+    assert peers["/list"] == peers["/again"] != peers["/watch"]

@@ -124,12 +124,14 @@ source bin/script.zsh
 [[ $registered == federation ]] || exit 1
 ask() { words=("$@"); CURRENT=$#; _federation }
 ask federation rot; ask federation clusters check w; ask federation clusters list --config other
+true  # what is the last word's file leaves no word to describe
 """
 FISH = """
 source bin/script.fish
 for line in 'federation rot' 'federation clusters check w' 'federation clusters list --config other'
     complete -C $line | string replace -r '\\t.*' ''
 end
+true  # a file has no meaning to cut off
 """
 
 

@@ -131,7 +131,7 @@ def open_tracing(environment: Mapping[str, str], *, replica: str) -> Tracing | N
         from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
     except ImportError as error:
         what = f"traces need a package that is missing: {error.name}"
-        raise _mistake(EXPORTER, what, "install the extra: `pip install federation-hub[otel]`") from None
+        raise _mistake(EXPORTER, what, "install federation-hub with its extra otel") from None
     name = environment.get("OTEL_SERVICE_NAME") or "federation-signer"
     resource = Resource.create({"service.name": name, "service.instance.id": replica})
     provider = TracerProvider(sampler=TraceIdRatioBased(share), resource=resource, shutdown_on_exit=False)

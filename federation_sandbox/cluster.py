@@ -69,6 +69,7 @@ from federation_sandbox.apiserver.rest import Rest
 from federation_sandbox.apiserver.reviews import Reviews
 from federation_sandbox.apiserver.server import Handler, Journal, Parts, Server
 from federation_sandbox.apiserver.store import Obj, Store, check_type, decode, encode, metadata
+from federation_sandbox.apiserver.tables import Tables
 from federation_sandbox.apiserver.writes import DeleteOptions, Target, Writes
 
 ROOT_CA = "kube-root-ca.crt"
@@ -356,6 +357,7 @@ class SandboxCluster:
         access = rbac.Rbac(self.store)
         reviews = Reviews(self._authenticator, access, self._tokens)
         self.tokens_shown = reviews.shown
+        tables = Tables(self.now)
         parts = Parts(
             store=self.store,
             table=self.resources,
@@ -364,7 +366,8 @@ class SandboxCluster:
             rbac=access,
             reviews=reviews,
             discovery=Discovery(self.resources, reviews, kube_version),
-            rest=Rest(self.store, self._writes, self._tokens, self.faults, access),
+            rest=Rest(self.store, self._writes, self._tokens, self.faults, access, tables=tables),
+            tables=tables,
             faults=self.faults,
             journal=self.requests,
             now=self.now,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,14 @@ import grpc.aio
 from federation.controller.proof.handshake import Credential, handshake
 from federation.core.clock import Clock
 from federation.core.errors import FederationError
-from federation_sandbox.box import Box, DevelopmentCa, Member, open_members
+from federation_sandbox.box import (
+    ISTIO_SYSTEM,
+    MEMBER_MANIFESTS,
+    Box,
+    DevelopmentCa,
+    Member,
+    open_members,
+)
 from federation_sandbox.cluster import SandboxCluster
 from federation_sandbox.mesh import Workload
 
@@ -153,6 +161,11 @@ class Outcome:
     success: bool
 
 
+def admin_kubeconfig(directory: Path, name: str) -> Path:
+    """Where the kubeconfig of a cluster's administrator is."""
+    return directory / f"{name}-admin.kubeconfig"
+
+
 @contextlib.asynccontextmanager
 async def sandbox_members(
     directory: Path, names: tuple[str, ...], *, clock: Clock
@@ -163,7 +176,7 @@ async def sandbox_members(
         clusters: dict[str, SandboxCluster] = {}
         for name in names:
             clusters[name] = await stack.enter_async_context(SandboxCluster(name, clock=clock))
-            kubeconfigs[name] = directory / f"{name}-admin.kubeconfig"
+            kubeconfigs[name] = admin_kubeconfig(directory, name)
             clusters[name].write_kubeconfig(kubeconfigs[name])
         yield await stack.enter_async_context(open_members(kubeconfigs, clock=clock, sandboxes=clusters))
 
@@ -275,17 +288,22 @@ async def open_demo(
     clock: Clock,
     signers: int = 2,
     rotates: bool = False,
+    spare: bool = False,
 ) -> AsyncIterator[Demo]:
     """A demo whose clusters run until the context ends, which also drains the hub.
 
-    With ``rotates`` it has a second root with an intermediate, and leaves of a minute.
+    With ``rotates`` it has a second root with an intermediate, and leaves of a minute. With ``spare`` there is one more
+    cluster, which the hub does not know yet.
     """
     names = (
         ("east", "west", "north", "south")[:clusters]
         if clusters <= 4
         else tuple(f"c{i:03}" for i in range(clusters))
     )
-    async with sandbox_members(directory, names, clock=clock) as members:
+    async with contextlib.AsyncExitStack() as stack:
+        members = await stack.enter_async_context(sandbox_members(directory, names, clock=clock))
+        if spare:
+            await _open_spare(stack, directory, clock)
         ca = DevelopmentCa.create(directory / "demo-ca", name="demo", clock=clock)
         box = Box(directory=directory, members=members, ca=ca, clock=clock, signers=signers)
         if rotates:
@@ -295,6 +313,37 @@ async def open_demo(
             yield Demo(box, say, rotates=rotates)
         finally:
             await box.stop_hub()
+
+
+SPARE: Final = "spare"
+"""The demo's cluster that is not registered, to rehearse with."""
+
+
+async def _open_spare(stack: contextlib.AsyncExitStack, directory: Path, clock: Clock) -> None:
+    spare = await stack.enter_async_context(SandboxCluster(SPARE, clock=clock))
+    spare.create_namespace(ISTIO_SYSTEM)
+    spare.write_kubeconfig(admin_kubeconfig(directory, SPARE))
+
+
+def rehearsal(box: Box, *, command: str) -> list[str]:
+    """What to type in another terminal, line by line: the steps of README.md with the demo's own files in them.
+
+    ``command`` is how the hub's command line is called there.
+    """
+    files = [str(admin_kubeconfig(box.directory, name)) for name in (*box.members, SPARE)]
+    first, config = next(iter(box.members)), shlex.quote(str(box.config_file))
+    kubeconfig = shlex.quote(files[-1])  # of kubectl's list of files the hub's commands read none
+    spare = f"--kubeconfig {kubeconfig} --config {config}"
+    return [
+        f"export KUBECONFIG={shlex.quote(':'.join(files))}",
+        f"kubectl --context {first} get configmaps --all-namespaces",
+        f"kubectl --context {first} --namespace federation-system create token federation-signer",
+        f"{command} clusters add {SPARE} {spare}",
+        f"{command} verify --url {box.status_url} --wait 120",
+        f"{command} clusters remove {SPARE} {spare}",
+        f"kubectl --context {SPARE} diff -k {shlex.quote(str(MEMBER_MANIFESTS))}",
+        f"kubectl --context {SPARE} apply -k {shlex.quote(str(MEMBER_MANIFESTS))}",
+    ]
 
 
 def matrix_table(matrix: Mapping[str, Any], clusters: list[str]) -> str:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import shlex
 import signal
 import sys
 import tempfile
@@ -31,9 +32,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="start clusters in a box and the hub, prove that every pair can talk, and show it",
         description="Starts member clusters in a box and the hub beside them (both roles, as their own processes), "
         "lets workloads get certificates through the gRPC listener, publishes the bundle, and proves every ordered "
-        "pair of clusters by a handshake. Stays up until interrupted; meanwhile the context demo names its hub. Exits "
-        "0 only if every pair validated. Everything is for development: keys are thrown away at the end. The clusters "
-        "in a box are a distribution of their own, which the extra demo installs.",
+        "pair of clusters by a handshake. Stays up until interrupted; meanwhile the context demo names its hub, and "
+        "one more cluster is there to register: it prints how. Exits 0 only if every pair validated. Everything is "
+        "for development: keys are thrown away at the end. The clusters in a box are a distribution of their own, "
+        "which the extra demo installs.",
     )
     parser.add_argument("--once", action="store_true", help="end as soon as the outcome is known")
     parser.add_argument(
@@ -96,6 +98,7 @@ async def _run(args: argparse.Namespace, directory: Path) -> int:
             clock=SystemClock(),
             signers=args.signers,
             rotates=args.rotate,
+            spare=not args.once,
         ) as demo:
             return await _until(stop, demo, args)
     except FederationError as error:
@@ -129,8 +132,14 @@ def running_demo(url: str) -> Iterator[None]:
                 contexts.save()
 
 
+def _command() -> str:
+    """How this command was called, to be typed again."""
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called)) if called.name == "federation" else f"{sys.executable} -m federation"
+
+
 async def _until(stop: asyncio.Event, demo: Demo, args: argparse.Namespace) -> int:
-    from federation_sandbox.demo import matrix_table
+    from federation_sandbox.demo import matrix_table, rehearsal
 
     work = asyncio.ensure_future(demo.run())
     interrupted = asyncio.ensure_future(stop.wait())
@@ -158,6 +167,11 @@ async def _until(stop: asyncio.Event, demo: Demo, args: argparse.Namespace) -> i
                 )
             print(f"status: {document['status_url']}", flush=True)
         if not args.once:
+            steps = "".join(f"  {line}\n" for line in rehearsal(demo.box, command=_command()))
+            print(
+                f"to rehearse, in another terminal (the hub does not know `spare` yet):\n{steps}",
+                file=sys.stderr,
+            )
             with running_demo(outcome.document["status_url"]):
                 print("stays up until interrupted (Ctrl-C)", file=sys.stderr, flush=True)
                 while not stop.is_set():

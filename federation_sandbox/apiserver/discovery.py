@@ -1,9 +1,10 @@
-"""Discovery: which groups, versions and resources this server has, and what version it says it is."""
+"""Discovery: which groups, versions and resources this server has, and what version it says it is; OpenAPI of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from federation_sandbox.apiserver.openapi import openapi
 from federation_sandbox.apiserver.resources import VERBS, ResourceTable
 from federation_sandbox.apiserver.reviews import AUTHENTICATION, AUTHORIZATION, Reviews
 from federation_sandbox.apiserver.store import Obj
@@ -12,7 +13,7 @@ _SUBRESOURCE_VERBS = ["get", "patch", "update"]
 
 
 class Discovery:
-    """Answers ``/version``, ``/api``, ``/apis`` and what lies directly below them."""
+    """Answers ``/version``, ``/api``, ``/apis`` and what lies directly below them, and ``/openapi/v3``."""
 
     def __init__(self, table: ResourceTable, reviews: Reviews, version: str) -> None:
         self._table = table
@@ -36,7 +37,7 @@ class Discovery:
             return {"kind": "APIGroup", "apiVersion": "v1"} | self._group(parts[1])
         if parts[:1] == ["apis"] and len(parts) == 3 and parts[2] in self._versions(parts[1]):
             return self._resources(parts[1], parts[2])
-        return None
+        return openapi(self._table, path)
 
     def serves(self, group: str) -> bool:
         """Whether there is such a group at all: the aggregator answers for each of its versions."""
@@ -79,7 +80,8 @@ class Discovery:
                 _entry(
                     resource.plural, resource.kind, VERBS, resource.singular, namespaced=resource.namespaced
                 )
-                | ({"shortNames": list(resource.short_names)} if resource.short_names else {}),
+                | ({"shortNames": list(resource.short_names)} if resource.short_names else {})
+                | ({"categories": list(resource.categories)} if resource.categories else {}),
                 *(
                     _subresource_entry(
                         f"{resource.plural}/{sub}", resource.kind, namespaced=resource.namespaced

@@ -17,6 +17,7 @@ from federation_sandbox.apiserver.requests import Predicate, View, everything, f
 from federation_sandbox.apiserver.resources import Resource
 from federation_sandbox.apiserver.status import CONTINUE_EXPIRED, ApiError, bad_request, expired
 from federation_sandbox.apiserver.store import HistoryGoneError, Obj, Store, Stored, decode, encode
+from federation_sandbox.apiserver.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,9 @@ def _place(stored: Stored) -> str:
     return f"{stored.namespace}/{stored.name}" if stored.namespace else stored.name
 
 
-def list_objects(store: Store, selection: Selection, query: Mapping[str, str], chosen: View) -> bytes:
+def list_objects(
+    store: Store, selection: Selection, query: Mapping[str, str], chosen: View, tables: Tables
+) -> bytes:
     """The body of a list request. Raises ApiError: 400 for a bad parameter, 410 for an expired page."""
     limit = _number(query, "limit")
     start, revision = "", store.revision
@@ -93,6 +96,8 @@ def list_objects(store: Store, selection: Selection, query: Mapping[str, str], c
             meta["remainingItemCount"] = len(chosen_objects) - limit
         chosen_objects = chosen_objects[:limit]
         meta["continue"] = _Continue(revision, "/" + _place(chosen_objects[-1]) + "\0").encode()
+    if chosen is View.TABLE:
+        return tables.table(selection.resource, meta, (stored.value for stored in chosen_objects))
     return _body(selection.resource, meta, chosen_objects, chosen)
 
 

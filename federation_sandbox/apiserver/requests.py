@@ -8,7 +8,7 @@ Kubernetes documentation.
 
 Negotiation chooses the representation of an object, and says which content types a body may have. Source: "Kubernetes
 API Concepts", sections on alternate representations and on metadata-only fetches. JSON is all this server writes, so
-a client that offers protobuf first gets its next choice; it reads a TokenReview in protobuf as well.
+a client that offers protobuf first gets its next choice; what kubectl and API servers send in protobuf is read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from federation_sandbox.apiserver.protobuf import PROTOBUF, read_token_review
+from federation_sandbox.apiserver.protobuf import PROTOBUF, READABLE, read_protobuf
 from federation_sandbox.apiserver.resources import Resource
 from federation_sandbox.apiserver.status import ApiError, bad_request, not_acceptable, unsupported_media_type
 from federation_sandbox.apiserver.store import decode, labels
@@ -201,6 +201,10 @@ class View(Enum):
     OBJECT = "object"
     PARTIAL = "PartialObjectMetadata"
     PARTIAL_LIST = "PartialObjectMetadataList"
+    TABLE = "Table"
+
+
+_KINDS_OF_VIEWS = frozenset({View.PARTIAL.value, View.PARTIAL_LIST.value, View.TABLE.value})
 
 
 def view(accept: str) -> View:
@@ -213,7 +217,7 @@ def view(accept: str) -> View:
         kind = values.get("as")
         if kind is None:
             return View.OBJECT
-        if kind in {View.PARTIAL.value, View.PARTIAL_LIST.value} and values.items() >= _META.items():
+        if kind in _KINDS_OF_VIEWS and values.items() >= _META.items():
             return View(kind)
     raise not_acceptable(f"only the following media types are accepted: {JSON}")
 
@@ -256,8 +260,8 @@ def read_json(raw: bytes, what: str) -> Any:
 
 def read_object(raw: bytes, content_type: str, what: str) -> Any:
     """The body of a POST or PUT. Raises ApiError 400 or 415."""
-    if media_type(content_type) == PROTOBUF and what == "TokenReview":
-        return read_token_review(raw)
+    if media_type(content_type) == PROTOBUF and what in READABLE:
+        return read_protobuf(raw, what)
     if media_type(content_type) not in {JSON, "application/yaml"}:
         raise unsupported_media_type()
     return read_apply(raw) if media_type(content_type) == "application/yaml" else read_json(raw, what)

@@ -19,6 +19,7 @@ class Resource:
     namespaced: bool = True
     singular: str = ""
     short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()  # `kubectl get all`
     subresources: frozenset[str] = frozenset()
     selectable: frozenset[str] = frozenset()  # field selectors beyond metadata.name and metadata.namespace
     label_name: bool = False  # names are RFC 1123 labels, not subdomains
@@ -68,6 +69,7 @@ PODS = _core(
     "Pod",
     singular="pod",
     short_names=("po",),
+    categories=("all",),
     subresources=frozenset({"status", "portforward"}),
     selectable=frozenset(
         {"spec.nodeName", "spec.serviceAccountName", "status.phase", "status.podIP", "spec.schedulerName"}
@@ -107,7 +109,18 @@ EVENTS = _core(
     short_names=("ev",),
     put_creates=True,
     selectable=frozenset(
-        {"involvedObject.name", "involvedObject.namespace", "involvedObject.uid", "reason", "type"}
+        {
+            "involvedObject.apiVersion",
+            "involvedObject.fieldPath",
+            "involvedObject.kind",
+            "involvedObject.name",
+            "involvedObject.namespace",
+            "involvedObject.resourceVersion",
+            "involvedObject.uid",
+            "reason",
+            "reportingComponent",
+            "type",
+        }
     ),
 )
 LEASES = Resource(
@@ -125,6 +138,7 @@ DEPLOYMENTS = Resource(
     kind="Deployment",
     singular="deployment",
     short_names=("deploy",),
+    categories=("all",),
     subresources=frozenset({"status"}),
 )
 DAEMON_SETS = Resource(
@@ -134,6 +148,7 @@ DAEMON_SETS = Resource(
     kind="DaemonSet",
     singular="daemonset",
     short_names=("ds",),
+    categories=("all",),
     subresources=frozenset({"status"}),
 )
 CLUSTER_ROLES = Resource(

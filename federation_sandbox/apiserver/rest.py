@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from federation_sandbox.apiserver import patches, requests
 from federation_sandbox.apiserver.admission import SIGNERS
@@ -13,7 +13,7 @@ from federation_sandbox.apiserver.faults import Faults, Gone
 from federation_sandbox.apiserver.lists import Selection, list_objects
 from federation_sandbox.apiserver.rbac import Access, Rbac
 from federation_sandbox.apiserver.requests import RequestInfo, View, check_view, is_true
-from federation_sandbox.apiserver.resources import CERTIFICATES, SERVICE_ACCOUNTS, Resource
+from federation_sandbox.apiserver.resources import CERTIFICATES, PODS, SERVICE_ACCOUNTS, Resource
 from federation_sandbox.apiserver.status import (
     CONTINUE_EXPIRED,
     bad_request,
@@ -22,10 +22,12 @@ from federation_sandbox.apiserver.status import (
     method_not_allowed,
     no_such_resource,
     not_found,
+    not_implemented,
     success,
     unsupported_media_type,
 )
 from federation_sandbox.apiserver.store import Obj, Store, check_type, encode, timestamp
+from federation_sandbox.apiserver.tables import Tables
 from federation_sandbox.apiserver.writes import DeleteOptions, Target, Writes
 
 
@@ -49,14 +51,38 @@ class Call:
 
 Reply = tuple[int, bytes]
 
+_OF_A_KUBELET: Final = {
+    "log": "logs",
+    "exec": "processes",
+    "attach": "processes",
+    "proxy": "ports",
+}
+"""What a pod has once a kubelet runs it, by the subresource that reaches it."""
+
+
+def _no_kubelet(info: RequestInfo) -> str:
+    what = _OF_A_KUBELET[info.subresource]
+    return (
+        f'pod "{info.name}" has no {what}: this is a cluster in a box, an API server alone; '
+        "no kubelet runs containers in it, and none ever ran"
+    )
+
 
 class Rest:
     """Gets, lists and writes of every resource in the table."""
 
     def __init__(
-        self, store: Store, writes: Writes, tokens: ServiceAccountTokens, faults: Faults, rbac: Rbac
+        self,
+        store: Store,
+        writes: Writes,
+        tokens: ServiceAccountTokens,
+        faults: Faults,
+        rbac: Rbac,
+        *,
+        tables: Tables,
     ) -> None:
         self._rbac = rbac
+        self._tables = tables
         self._store = store
         self._writes = writes
         self._tokens = tokens
@@ -77,6 +103,8 @@ class Rest:
         if resource == SERVICE_ACCOUNTS and info.subresource == "token" and info.verb == "create":
             return self._token(call)
         handler = self._verbs.get(info.verb)
+        if resource == PODS and info.subresource in _OF_A_KUBELET:
+            raise not_implemented(_no_kubelet(info))
         if info.subresource and info.subresource not in resource.subresources:
             raise no_such_resource()
         misplaced = resource.namespaced and not info.namespace and info.verb not in {"list", "watch"}
@@ -90,6 +118,8 @@ class Rest:
         stored = self._store.get(resource, namespace, call.info.name)
         if stored is None:
             raise not_found(resource, call.info.name)
+        if call.view is View.TABLE:
+            return 200, self._tables.one(resource, stored.value)
         return 200, stored.raw if call.view is View.OBJECT else stored.partial
 
     def _list(self, resource: Resource, call: Call) -> Reply:
@@ -98,7 +128,7 @@ class Rest:
             gone[0].strike()
             raise expired(CONTINUE_EXPIRED)
         selection = Selection.read(resource, call.info.namespace if resource.namespaced else "", call.query)
-        return 200, list_objects(self._store, selection, call.query, call.view)
+        return 200, list_objects(self._store, selection, call.query, call.view, self._tables)
 
     def _create(self, resource: Resource, call: Call) -> Reply:
         obj = check_type(resource, requests.read_object(call.body, call.content_type, resource.kind))
@@ -198,6 +228,8 @@ class Rest:
         check_view(call.view, resource, is_list=False)
         if call.view is View.OBJECT:
             return encode(value)
+        if call.view is View.TABLE:
+            return self._tables.one(resource, value)
         return encode(
             {"kind": call.view.value, "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]}
         )

@@ -46,6 +46,7 @@ from federation_sandbox.apiserver.status import (
     too_large,
 )
 from federation_sandbox.apiserver.store import Store, encode
+from federation_sandbox.apiserver.tables import Tables
 from federation_sandbox.apiserver.watches import TOO_OLD, Watch, WatchOptions
 from federation_sandbox.ports import free_port
 
@@ -127,6 +128,7 @@ class Parts:
     reviews: Reviews
     discovery: Discovery
     rest: Rest
+    tables: Tables
     faults: Faults
     journal: Journal
     now: Callable[[], datetime]
@@ -277,7 +279,7 @@ class Handler:
             raise no_such_resource()
         options = WatchOptions.read(request.query, requests.view(request.headers.get("Accept", "")))
         selection = Selection.read(resource, info.namespace if resource.namespaced else "", request.query)
-        watch = Watch(parts.store, parts.faults, info, selection, options)
+        watch = Watch(parts.store, parts.faults, info, selection, options, tables=parts.tables)
         cut = parts.faults.find(Cut, info)
         response = web.StreamResponse(headers=self._headers(requests.JSON))
         response.enable_chunked_encoding()

@@ -146,6 +146,11 @@ def unsupported_media_type() -> ApiError:
     return ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", details={})
 
 
+def not_implemented(message: str) -> ApiError:
+    """501: what a whole cluster could do and an API server alone cannot."""
+    return ApiError(501, "NotImplemented", message, details={})
+
+
 def invalid(
     kind: str, group: str, name: str, field: str, problem: str, *, reason: str = "FieldValueInvalid"
 ) -> ApiError:

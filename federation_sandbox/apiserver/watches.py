@@ -24,6 +24,7 @@ from federation_sandbox.apiserver.store import (
     Subscription,
     encode,
 )
+from federation_sandbox.apiserver.tables import Tables
 
 MIN_TIMEOUT = (
     1800.0  # kube-apiserver's --min-request-timeout; a watch without its own limit gets one to two times it
@@ -81,8 +82,16 @@ class Watch:
     """One watch request under way."""
 
     def __init__(
-        self, store: Store, faults: Faults, info: RequestInfo, selection: Selection, options: WatchOptions
+        self,
+        store: Store,
+        faults: Faults,
+        info: RequestInfo,
+        selection: Selection,
+        options: WatchOptions,
+        *,
+        tables: Tables,
     ) -> None:
+        self._tables = tables
         self._store = store
         self._faults = faults
         self._info = info
@@ -176,6 +185,8 @@ class Watch:
     def _show(self, stored: Stored) -> bytes:
         if self._options.chosen is View.OBJECT:
             return stored.in_version(self._selection.resource).raw
+        if self._options.chosen is View.TABLE:
+            return self._tables.one(self._selection.resource, stored.value)
         return stored.partial
 
     def _bookmark(self, *, initial_end: bool = False) -> bytes:

@@ -44,7 +44,7 @@ from federation_sandbox.apiserver.authentication import (
     ServiceAccountTokens,
     server_context,
 )
-from federation_sandbox.apiserver.protobuf import MAGIC, read_token_review
+from federation_sandbox.apiserver.protobuf import MAGIC, read_protobuf
 from federation_sandbox.apiserver.rbac import Rbac
 from federation_sandbox.apiserver.resources import Resource
 from federation_sandbox.apiserver.reviews import AUTHENTICATION, Reviews
@@ -549,7 +549,7 @@ class Cluster:
 
     def _review(self, body: bytes) -> Obj:
         self.counts.requests["review"] += 1
-        asked = read_token_review(body) if body.startswith(MAGIC) else json.loads(body)
+        asked = read_protobuf(body, "TokenReview") if body.startswith(MAGIC) else json.loads(body)
         answer = self._reviews.answer(AUTHENTICATION, "tokenreviews", "", asked, ANONYMOUS)
         assert answer is not None, "this review is known"
         return answer

@@ -5,11 +5,12 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from federation.cli.main import build_parser
 from federation.core.config.load import parse_config
 from federation.core.identity import ANNOTATION
 from federation.runtime.clock import SystemClock
 from federation_sandbox.box import Box, DevelopmentCa
-from federation_sandbox.demo import sandbox_members
+from federation_sandbox.demo import open_demo, rehearsal, sandbox_members
 from tests.cli.running import federation
 
 COMMENT = "\n# a comment of the operator's, which stays\n"
@@ -86,3 +87,25 @@ async def added_and_removed(box: Box, before: str) -> None:
     assert "valid in the other clusters until" in said
     code, said, error = await federation("clusters", "remove", "west", *words, "--yes")
     assert (code, "nothing was changed" in said) == (0, True)
+
+
+async def test_the_demo_says_how_to_rehearse_with_files_that_are_there(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with open_demo(tmp_path, clusters=2, say=said.append, clock=SystemClock(), spare=True) as demo:
+        lines = rehearsal(demo.box, command="federation")
+        files = lines[0].removeprefix("export KUBECONFIG=").split(":")
+        assert [Path(file).name.partition("-")[0] for file in files] == ["east", "west", "spare"]
+        assert "spare" not in demo.box.members
+        assert all(Path(file).is_file() for file in files)
+        directories = {word for line in lines for word in line.split() if word.endswith("/manifests/member")}
+        assert all((Path(directory) / "kustomization.yaml").is_file() for directory in directories)
+        assert directories
+        called = [line.split()[1:] for line in lines if line.startswith("federation ")]
+        assert [" ".join(words[:2]) for words in called] == [
+            "clusters add",
+            "verify --url",
+            "clusters remove",
+        ]
+        for words in called:
+            build_parser().parse_args(words)
+    assert not said, "nothing was started but the clusters"

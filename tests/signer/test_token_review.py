@@ -13,7 +13,7 @@ from federation.core.errors import ClusterError, ClusterInvalid, ClusterServerEr
 from federation.kubernetes.protobuf import MEDIA_TYPE
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.attestation.tokens import TokenReader
-from federation_sandbox.apiserver.protobuf import read_token_review
+from federation_sandbox.apiserver.protobuf import read_protobuf
 from tests.signer.tokens import AUDIENCE, claims, signed
 from tests.support.clock import VirtualClock
 from tests.support.clusters import Exchange, RawServer, connected
@@ -38,7 +38,7 @@ class Asked(RawServer):
             await exchange.answer(b"{}", status=self.status)
             return
         asked: dict[str, Any] = (
-            json.loads(exchange.body) if kind == JSON else read_token_review(exchange.body)
+            json.loads(exchange.body) if kind == JSON else read_protobuf(exchange.body, "TokenReview")
         )
         assert (asked["kind"], asked["spec"]["audiences"]) == ("TokenReview", [AUDIENCE])
         self.tokens.append(asked["spec"]["token"])

@@ -1,4 +1,4 @@
-"""docs/commands.md: its table of exit codes has the verbs that there are, and says what they do."""
+"""docs/command-line.md: its table of exit codes has the verbs that there are, and says what they do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from federation.cli.main import EXIT_INTERRUPTED, main
 from tests.cli.test_tables import LISTING
 from tests.cli.verbs import verbs
 
-PAGE = (Path(__file__).parents[2] / "docs" / "commands.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text("utf-8")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in PAGE.partition("| verb | 0 | 1 | 2 |\n")[2].splitlines()[1:]

@@ -21,13 +21,22 @@ RUN ["/opt/federation/bin/python", "-m", "pip", "install", "--no-cache-dir", "--
 RUN ["/opt/federation/bin/python", "-m", "pip", "uninstall", "--yes", "setuptools", "pip"]
 
 FROM ${BASE}
+# Nor in the base: Python's own installer, and the copy of it that Python brings along.
+RUN ["python", "-m", "pip", "uninstall", "--yes", "--disable-pip-version-check", "--root-user-action=ignore", "setuptools", "wheel", "pip"]
+RUN ["python", "-c", "import ensurepip, shutil; shutil.rmtree(ensurepip.__path__[0])"]
+# What a release was made from: `make image` and `make release` fill these in.
+ARG REVISION=""
+ARG CREATED=""
 LABEL org.opencontainers.image.title="federation-hub" \
       org.opencontainers.image.description="One trust for many Istio clusters: signing, bundle publication, proof and rotation from one hub." \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.1.0"
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
 COPY --from=build /opt/federation /opt/federation
-# Logs as they are written; no bytecode into a file system that is read-only.
-ENV PYTHONUNBUFFERED=1 \
+# `federation` in the path. Logs as they are written; no bytecode into a file system that is read-only.
+ENV PATH=/opt/federation/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 # Numeric, so that runAsNonRoot can be checked before the container starts. It owns nothing in the image.
 USER 65532:65532

@@ -20,7 +20,7 @@ QUICK := tests/core tests/status tests/test_project.py tests/test_dependencies.p
 NOT_QUICK := tests/core/pki/test_requests_hostile.py tests/core/trust/rotation/test_mutations.py \
   tests/core/trust/rotation/test_state_machine.py tests/status/test_page_browser.py
 
-.PHONY: demo test quick lint types contracts check bench bench-scale bench-soak attack docs clean venv
+.PHONY: demo test quick lint types contracts check bench bench-scale bench-soak attack docs image release clean venv
 
 venv: $(VENV)/.test
 
@@ -84,6 +84,14 @@ docs: $(DOCS_VENV)/.docs
 	@$(DOCS_VENV)/bin/python -m tests.reference_pages
 	@$(DOCS_VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -c docs -b html . build/site $(ARGS)
 	@echo "build/site/docs/index.html"
+
+# With Docker, Podman or Buildah. The tests carry out the Dockerfile's steps without one.
+image: $(VENV)/.test
+	@$(BIN)/python -m release --image $(or $(TAG),federation-hub:dev)
+
+# Every file of a release in dist/VERSION, from the commit; nothing is published.
+release: $(VENV)/.test
+	@$(BIN)/python -m release $(VERSION) $(ARGS)
 
 clean:
 	rm -rf $(DOCS_VENV) $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -146,6 +146,7 @@ class Box:
     rotation_lines: str = ""
     state_lines: str = ""  # where the state is; default: a directory beside the configuration
     hub_output: int | None = None  # a file descriptor for the hub's log; default: hub.log in the directory
+    hub_command: Sequence[str] = (sys.executable, "-m", "federation")  # what starts the hub
     _hub: asyncio.subprocess.Process | None = None
 
     def __post_init__(self) -> None:
@@ -229,7 +230,7 @@ class Box:
         """Start ``federation hub`` as a separate process."""
         with (self.directory / "hub.log").open("ab") as log:
             self._hub = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "federation", "hub", "--config", str(self.config_file)),
+                *(*self.hub_command, "hub", "--config", str(self.config_file)),
                 stdout=self.hub_output if self.hub_output is not None else log,
                 stderr=self.hub_output if self.hub_output is not None else log,
                 start_new_session=True,

@@ -2,64 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 
+from release import dockerfile
+from release.dockerfile import Instruction, instructions
 from tests.manifests.tree import ROLES, ROOT, Tree
 
-INSTRUCTIONS = {
-    "ARG",
-    "FROM",
-    "WORKDIR",
-    "RUN",
-    "COPY",
-    "LABEL",
-    "ENV",
-    "USER",
-    "EXPOSE",
-    "HEALTHCHECK",
-    "ENTRYPOINT",
-    "CMD",
-}
+TEXT = (ROOT / "Dockerfile").read_text()
+DOCKERFILE = instructions(TEXT)
+IGNORED = (ROOT / ".dockerignore").read_text()
 
 
-@dataclass(frozen=True)
-class Instruction:
-    name: str
-    value: str
-
-    @property
-    def words(self) -> list[str]:
-        """The words of an exec form; raises where it is a shell form."""
-        words: list[str] = json.loads(self.value)
-        return words
-
-
-def parse(text: str) -> list[Instruction]:
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [Instruction(*line.split(None, 1)) for line in joined.splitlines()]
-
-
-DOCKERFILE = parse((ROOT / "Dockerfile").read_text())
-
-
-def stages() -> list[list[Instruction]]:
-    found: list[list[Instruction]] = []
-    for instruction in DOCKERFILE:
-        if instruction.name == "FROM":
-            found.append([])
-        if found:
-            found[-1].append(instruction)
-    return found
+def stages() -> list[tuple[Instruction, ...]]:
+    return [stage.instructions for stage in dockerfile.stages(TEXT)]
 
 
 def every(name: str) -> list[Instruction]:
@@ -72,22 +33,8 @@ def final(name: str) -> Instruction:
 
 
 def ignored(path: str) -> bool:
-    """Does .dockerignore keep this path from the builder? The last rule that matches decides."""
-    verdict = False
-    for line in (ROOT / ".dockerignore").read_text().splitlines():
-        rule = line.strip()
-        if not rule or rule.startswith("#"):
-            continue
-        pattern = rule.removeprefix("!")
-        places = [path, *map(str, PurePosixPath(path).parents)]
-        deep = [PurePosixPath(place).name for place in places] if pattern.startswith("**/") else []
-        if any(
-            fnmatchcase(place, pattern.removeprefix("**/"))
-            for place in (deep or places)
-            if "/" not in place or deep
-        ):
-            verdict = not rule.startswith("!")
-    return verdict
+    """Does .dockerignore keep this path from the builder?"""
+    return dockerfile.ignored(path, IGNORED)
 
 
 BUILD_LIMIT = 300.0  # seconds for an installation on a loaded machine
@@ -139,12 +86,15 @@ def test_the_images_lock_does_not_bring_the_sandbox() -> None:
 
 
 def test_only_instructions_that_are_looked_at_here() -> None:
-    assert {instruction.name for instruction in DOCKERFILE} == INSTRUCTIONS
+    assert {instruction.name for instruction in DOCKERFILE} == dockerfile.KNOWN
+    with pytest.raises(ValueError, match="VOLUME is not understood"):
+        instructions("FROM scratch\nVOLUME /state\n")
 
 
 def test_both_stages_stand_on_one_tagged_base() -> None:
-    (base,) = every("ARG")
+    base, *others = every("ARG")
 
+    assert [argument.value for argument in others] == ['REVISION=""', 'CREATED=""']
     assert re.fullmatch(r"BASE=python:3\.\d+-slim-\w+", base.value)
     assert [instruction.value for instruction in every("FROM")] == ["${BASE} AS build", "${BASE}"]
 
@@ -170,11 +120,14 @@ def test_what_is_installed_is_pinned_with_hashes_and_comes_as_wheels() -> None:
 
 def test_the_image_holds_no_installer_and_no_source_tree() -> None:
     copies = [instruction.value for instruction in stages()[-1] if instruction.name == "COPY"]
-    uninstall = every("RUN")[-1].words
+    *_, ours, of_the_base, bundled = [run.words for run in every("RUN")]
 
     assert copies == ["--from=build /opt/federation /opt/federation"]
-    assert not [instruction for instruction in stages()[-1] if instruction.name == "RUN"]
-    assert uninstall[3:] == ["uninstall", "--yes", "setuptools", "pip"]
+    assert len([instruction for instruction in stages()[-1] if instruction.name == "RUN"]) == 2
+    assert ours[3:] == ["uninstall", "--yes", "setuptools", "pip"]
+    assert of_the_base[:4] == ["python", "-m", "pip", "uninstall"]
+    assert {"setuptools", "wheel", "pip"} <= set(of_the_base)
+    assert "ensurepip" in bundled[2]
 
 
 def test_it_runs_as_the_user_that_the_manifests_name(hub: Tree) -> None:

@@ -79,10 +79,10 @@ class Root:
             if Path(link).is_symlink():
                 self.inside(link).symlink_to(Path(link).readlink())
         # Beside the interpreter, since Python finds its library by the directory of what was called.
-        command = Path(sys.base_prefix) / "bin" / "python"
-        if not command.exists():
-            place = "/usr" if sys.base_prefix.startswith("/usr") else sys.base_prefix
-            link = self._layer("changed", place) / command.relative_to(place)
+        interpreter = Path(sys.base_prefix) / "bin" / "python"
+        if not interpreter.exists():
+            base = "/usr" if sys.base_prefix.startswith("/usr") else sys.base_prefix
+            link = self._layer("changed", base) / interpreter.relative_to(base)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(f"python3.{sys.version_info.minor}")
 

@@ -103,9 +103,9 @@ def test_it_is_wheels_chart_bill_and_changes_with_their_sums(made: Path) -> None
 def test_the_chart_is_laid_out_as_helm_does_without_the_tests_values(made: Path) -> None:
     with tarfile.open(made / f"federation-hub-{VERSION}.tgz") as tar:
         entries = {entry.name: entry for entry in tar.getmembers()}
-        held = tar.extractfile("federation-hub/Chart.yaml")
-        assert held is not None
-        assert f"version: {VERSION}\nappVersion: {VERSION}\n" in held.read().decode()
+        opened = tar.extractfile("federation-hub/Chart.yaml")
+        assert opened is not None
+        assert f"version: {VERSION}\nappVersion: {VERSION}\n" in opened.read().decode()
     wanted = {
         f"federation-hub/{path.relative_to(ROOT / 'charts' / 'federation-hub')}"
         for path in (ROOT / "charts" / "federation-hub").rglob("*")

@@ -82,9 +82,9 @@ class Root:
         interpreter = Path(sys.base_prefix) / "bin" / "python"
         if not interpreter.exists():
             base = "/usr" if sys.base_prefix.startswith("/usr") else sys.base_prefix
-            link = self._layer("changed", base) / interpreter.relative_to(base)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(f"python3.{sys.version_info.minor}")
+            named = self._layer("changed", base) / interpreter.relative_to(base)
+            named.parent.mkdir(parents=True, exist_ok=True)
+            named.symlink_to(f"python3.{sys.version_info.minor}")
 
     def _overlays(self) -> list[str]:
         prefix = sys.base_prefix

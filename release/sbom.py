@@ -71,7 +71,8 @@ def sbom(lock: str, *, project: Mapping[str, str], created: datetime) -> str:
         bom.register_dependency(
             component, [components[each.name] for each in packages.values() if name in each.wanted_by]
         )
-    return JsonV1Dot6(bom).output_as_string(indent=2) + "\n"
+    text: str = JsonV1Dot6(bom).output_as_string(indent=2)
+    return f"{text}\n"
 
 
 def _component(package: Package) -> Component:

@@ -63,7 +63,14 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
     from federation.cli.mounted_operations import operation_mac, operations
-    from federation.cli.process import announce, listening, open_secret, open_store, serve_probes
+    from federation.cli.process import (
+        announce,
+        listening,
+        open_authenticators,
+        open_secret,
+        open_store,
+        serve_probes,
+    )
     from federation.controller.member import Member
     from federation.controller.role import ControllerRole
     from federation.status.app import create_app
@@ -89,6 +96,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
             open_member=partial(Member.open, secret=secret),
         )
         await serve_probes(stack, args.probes, clock, partial(_is_ready, role, store))
+        authenticators = await stack.enter_async_context(open_authenticators(status, clock))
         server = serve(
             create_app(
                 store=store,
@@ -96,6 +104,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
                 clock=clock,
                 report=role.report,
                 mounted=operations(store, config, clock, mac, leads=lambda: role.leads),
+                authenticators=authenticators,
             ),
             listen=listen,
             clock=clock,

@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from aiohttp import web
-
-from federation.controller.operations_api import PATH, OperationRequest, OperationsApi, openapi
-from federation.controller.rotation.operations import OperationDesk, OperationMac
+from federation.controller.operations_api import PATH, OperationRequest, OperationsApi
+from federation.controller.rotation.operations import VERBS, OperationDesk, OperationMac
 from federation.core.clock import Clock
 from federation.core.documents.controller import Operation
 from federation.state.store import StateStore
 from federation.status.answers import problem
-from federation.status.app import TEMPLATE, Mounted
-from federation.status.authorization import may_operate, usable_token
+from federation.status.app import Mounted
+from federation.status.authorization import described, may_operate, usable_token
 from federation.status.encoding import encode_answer
-from federation.status.model import ProblemDetails
 from federation.status.rotation import operation_view
 from federation.status.rotation_model import OperationView
+from federation.status.routes import Right, Route
 from federation.status.view import ConfigStatus
 
 
@@ -49,6 +47,7 @@ def operations(
         encode=_encoded,
         problem=problem,
         may_operate=may_operate,
+        name_of=described,
         leads=leads,
     )
 
@@ -57,17 +56,27 @@ def operations(
         token = config.current.status.operate_token_file is not None
         return [True if verified else False if token else None for verified in await mac.are_on(requested)]
 
-    described = openapi(
-        TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=ProblemDetails.__name__)
-    )
     return Mounted(
-        routes=[web.post(PATH, api.post)],
-        methods={PATH: frozenset({"POST"})},
-        operations={PATH: {"post": described}},
-        schemas=[OperationRequest, OperationView],
+        routes=[(operate_route(), api.post)],
         accepts=api.accepts,
         with_token=api.takes_token,
         verify_operations=verify_operations,
+    )
+
+
+def operate_route() -> Route:
+    """``POST /api/v1/operations``."""
+    return Route(
+        operation="operate",
+        path=PATH,
+        method="POST",
+        summary=f"Ask for an operation and wait for the leader's decision: {', '.join(VERBS)}. 409 with the operation "
+        "where it was refused.",
+        right=Right.OPERATE,
+        request=OperationRequest,
+        answer=OperationView,
+        also=(409,),
+        problems=(408, 413, 415),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from federation.core.clock import Clock
-from federation.core.config.hub import HubConfig, StateConfig
+from federation.core.config.hub import HubConfig, StateConfig, StatusConfig
 from federation.core.config.types import Address
 from federation.core.errors import ConfigurationError, Mistake, NotReady
 from federation.runtime import logs, processes
@@ -26,6 +26,7 @@ from federation.runtime.processes import handled
 if TYPE_CHECKING:
     from federation.kubernetes.token_places import KubeconfigSecret
     from federation.state.store import StateStore
+    from federation.status.callers import Authenticator
 
 _logger = logging.getLogger(__name__)
 
@@ -214,6 +215,37 @@ async def open_secret(
     ) as session:
         name = secrets.signer if role == "signer" else secrets.controller
         yield KubeconfigSecret(session, namespace=secrets.namespace, name=name)
+
+
+@contextlib.asynccontextmanager
+async def open_authenticators(status: StatusConfig, clock: Clock) -> AsyncIterator[list[Authenticator]]:
+    """What verifies callers of the status API, while the block runs; nothing is sent before a caller comes.
+
+    Raises ConfigurationError for credentials that cannot be used.
+    """
+    found: list[Authenticator] = []
+    async with contextlib.AsyncExitStack() as stack:
+        if status.oidc is not None:
+            from federation.status.oidc import OidcCallers
+
+            found.append(OidcCallers(status.oidc, clock))
+        if status.kubernetes is not None:
+            from federation.clusters.members import followed
+            from federation.core.config.clusters import ClusterTimeouts
+            from federation.core.identity import ClusterName
+            from federation.status.kubernetes_callers import KubernetesCallers
+
+            session = await stack.enter_async_context(
+                followed(
+                    status.kubernetes.credentials,
+                    cluster=ClusterName("hub"),
+                    timeouts=ClusterTimeouts(),
+                    clock=clock,
+                    connections=CONNECTIONS,
+                )
+            )
+            found.append(KubernetesCallers(session, clock, audience=status.kubernetes.audience))
+        yield found
 
 
 def _missing(key: str) -> ConfigurationError:

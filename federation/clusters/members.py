@@ -242,6 +242,7 @@ class FollowedSession:
         content_type: str = "application/json",
         accept: str = "application/json",
         timeout: float | None = None,
+        most_bytes: int | None = None,
     ) -> bytes:
         """As :meth:`ClusterSession.request`."""
         return await self._session.request(
@@ -252,6 +253,7 @@ class FollowedSession:
             content_type=content_type,
             accept=accept,
             timeout=timeout,
+            most_bytes=most_bytes,
         )
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
 """``POST /api/v1/operations``: what an operator asks for, over HTTP. Served behind the guard of the status API.
 
-A caller that may read may not operate by that: operating takes the token of ``status.operate_token_file``. Where no
-token is configured at all, only callers on the hub's own machine may, under a local name: an open status page must
+A caller that may read may not operate by that: operating takes a credential with that right. Where no
+credential is configured at all, only callers on the hub's own machine may, under a local name: an open status page must
 not be an open listener. With a token that reads and none that operates, no caller may. How often any caller may ask is
 bounded.
 
@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -145,7 +145,8 @@ class _Answered(Exception):
 class OperationsApi:
     """The handler. ``encode`` and ``problem`` make answers look like those of the API that it is part of.
 
-    ``may_operate`` says whether the guard has seen the operate token of a caller, ``leads`` whether this controller
+    ``may_operate`` says whether the guard has seen a credential of a caller that operates, ``name_of`` who was
+    verified, ``leads`` whether this controller
     leads: without that token no other one can verify what it has taken in.
     """
 
@@ -158,10 +159,12 @@ class OperationsApi:
         encode: Callable[[Operation], bytes],
         problem: MakesProblemAnswer,
         may_operate: Callable[[web.Request], bool],
+        name_of: Callable[[web.Request], str],
         leads: Callable[[], bool],
     ) -> None:
         self._leads = leads
         self._may_operate = may_operate
+        self._name_of = name_of
         self._desk = desk
         self._config = config
         self._encode = encode
@@ -172,13 +175,13 @@ class OperationsApi:
     def accepts(self, request: web.Request) -> bool:
         """Whether this caller, whom the guard has let in, may operate."""
         status = self._config.current.status
-        if status.operate_token_file is not None:
+        if status.lets_operators_in:
             return self._may_operate(request)
-        return status.read_token_file is None and is_local(request)
+        return not status.lets_readers_in and is_local(request)
 
     def takes_token(self) -> bool:
-        """Whether a token is configured whose bearer may operate."""
-        return self._config.current.status.operate_token_file is not None
+        """Whether a credential is configured whose bearer may operate."""
+        return self._config.current.status.lets_operators_in
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Hand an operation in and wait for what becomes of it: 200 done, 409 refused, with the operation."""
@@ -219,7 +222,9 @@ class OperationsApi:
         status = self._config.current.status
         if status.operate_token_file is not None:
             return "this caller may read, not operate", "give the operate token (status.operate_token_file)"
-        if status.read_token_file is not None:
+        if status.lets_operators_in:
+            return "this caller may read, not operate", "ask as a caller who has the right to operate"
+        if status.lets_readers_in:
             return (
                 "no operate token is configured, so no caller may operate",
                 "set status.operate_token_file on the controllers, to a token of its own",
@@ -302,7 +307,7 @@ class OperationsApi:
             raise InvalidValue(
                 f"an author is at most {MOST_CLAIM} printable characters", remedy="write a name, or none"
             )
-        who = "operate token" if self._config.current.status.operate_token_file is not None else "no token"
+        who = self._name_of(request)
         claimed = f" (says: {claim})" if claim else ""
         return f"{who}, from {request.remote or 'an unknown address'}{claimed}"
 
@@ -320,34 +325,3 @@ class OperationsApi:
         self, status: int, title: str, detail: str, remedy: str = "", *, headers: dict[str, str] | None = None
     ) -> _Answered:
         return _Answered(self._problem(status, title, detail, remedy=remedy, headers=headers))
-
-
-def openapi(answer: str, problem: str) -> Mapping[str, Any]:
-    """The OpenAPI operation object; the arguments are the references to the schemas of both kinds of answer."""
-
-    def content(kind: str, reference: str) -> dict[str, Any]:
-        return {"content": {kind: {"schema": {"$ref": reference}}}}
-
-    decided = content("application/json", answer)
-    failed = content("application/problem+json", problem)
-    request = OperationRequest.__name__
-    statuses = {
-        "400": "It is no operation.",
-        "401": "The token is missing or wrong.",
-        "403": "This caller may not operate.",
-        "408": "The body did not arrive in time.",
-        "413": "The body is too large.",
-        "415": "The body is not declared as JSON.",
-        "429": "Too many operations.",
-        "503": "No controller leads, or the state store is not available.",
-    }
-    return {
-        "summary": f"Ask for an operation and wait for the leader's decision: {', '.join(VERBS)}.",
-        "security": [{"bearer": []}, {}],
-        "requestBody": {"required": True, **content("application/json", f"#/components/schemas/{request}")},
-        "responses": {
-            "200": {"description": "It was done.", **decided},
-            "409": {"description": "It was refused; the operation says why and what to do.", **decided},
-            **{status: {"description": what, **failed} for status, what in statuses.items()},
-        },
-    }

@@ -5,6 +5,7 @@ No answer names the server's software, and no error says more than its class: th
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import logging
@@ -12,7 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import ETag, web
@@ -20,6 +21,7 @@ from aiohttp.typedefs import Middleware
 
 from federation.core.errors import StateUnavailable
 from federation.status.model import ProblemDetails
+from federation.status.pages import ItemGone, UnusableQuery
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +42,34 @@ HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-TITLES: Final = {400: "Bad request", 404: "Not found", 405: "Method not allowed", 500: "Internal error"}
+LIST: Final = "/openapi.json lists what is answered"
+_REFUSALS: Final = {
+    400: ("Bad request", "the request cannot be read as HTTP", ""),
+    404: ("Not found", "nothing is at this path", LIST),
+    405: ("Method not allowed", "this path does not answer that method", LIST),
+    413: ("Too large", "the body is larger than any that is taken here", LIST),
+    500: ("Internal error", "the hub's log says why", ""),
+}
+"""Title, detail and remedy of what the server itself refuses."""
+
+
+def refusal(status: int, *, headers: dict[str, str] | None = None) -> web.Response:
+    """What the server itself refuses a request with, in our own words: those of a library may quote the caller."""
+    title, detail, remedy = _REFUSALS.get(status) or _REFUSALS[400 if status < 500 else 500]
+    return problem(status, title, detail, remedy=remedy, headers=headers)
+
+
+def too_many(
+    wait: int, detail: str = "more requests than one caller may make", remedy: str = ""
+) -> web.Response:
+    """429 (RFC 6585) with the whole seconds to wait."""
+    return problem(
+        429,
+        "Too many requests",
+        detail,
+        remedy=remedy or f"wait {wait} s; /api/v1/events says when there is something new",
+        headers={"Retry-After": str(wait)},
+    )
 
 
 def problem(
@@ -89,7 +118,10 @@ def answer(
     if isinstance(body, bytes):
         body = Body(body)
     known = request.if_none_match
-    if known and any(etag.value in {body.tag, "*"} for etag in known):
+    since = request.if_modified_since if not request.headers.get("If-None-Match") else None
+    if (known and any(etag.value in {body.tag, "*"} for etag in known)) or (
+        modified is not None and since is not None and modified.replace(microsecond=0) <= since
+    ):
         response = web.Response(status=304)
     elif len(body.data) >= WORTH_COMPRESSING and _takes_gzip(request.headers.getall("Accept-Encoding", [])):
         response = web.Response(body=body.compressed, content_type=content_type)
@@ -116,6 +148,13 @@ def _takes_gzip(accepted: Sequence[str]) -> bool:
     return False
 
 
+def peer_of(transport: asyncio.BaseTransport | None) -> str:
+    """The other end of a connection, as gRPC writes it (``ipv4:192.0.2.1:4711``)."""
+    name: tuple[Any, ...] = tuple((transport.get_extra_info("peername") if transport else None) or ("",))
+    family = "ipv6" if ":" in str(name[0]) else "ipv4"
+    return f"{family}:{name[0]}:{name[1]}" if len(name) > 1 else f"unix:{name[0]}"
+
+
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Signal handler of ``on_response_prepare``: what every answer carries."""
     response.headers.update(HEADERS)
@@ -123,21 +162,27 @@ async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.setdefault("Cache-Control", "no-store")
 
 
-def errors_into_problems(more_methods: Mapping[str, frozenset[str]]) -> Middleware:
+def errors_into_problems(methods: Mapping[str, frozenset[str]]) -> Middleware:
     """Middleware: a method that a path does not answer is refused, every failure becomes a problem.
 
-    ``more_methods`` are those that a path answers besides GET and HEAD.
+    ``methods`` are those of each path; HEAD goes with GET, and a path that is not there has GET.
     """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        allowed = {"GET", "HEAD"} | more_methods.get(request.path, frozenset())
+        allowed = methods.get(request.path, frozenset()) | {"GET", "HEAD"}
         if request.method in allowed:
             return await turn_errors_into_problems(request, handler)
-        methods = ", ".join(sorted(allowed))
-        refusal = problem(405, TITLES[405], f"only {methods} are answered here", headers={"Allow": methods})
-        refusal.force_close()  # nothing reads a body that was not asked for
-        return refusal
+        named = ", ".join(sorted(allowed))
+        refused = problem(
+            405,
+            "Method not allowed",
+            f"only {named} are answered here",
+            remedy=LIST,
+            headers={"Allow": named},
+        )
+        refused.force_close()  # nothing reads a body that was not asked for
+        return refused
 
     return middleware
 
@@ -153,8 +198,17 @@ async def turn_errors_into_problems(request: web.Request, handler: Handler) -> w
             "the state store cannot be read, so nothing is known; the hub's log says why",
             headers={"Retry-After": "2"},
         )
+    except UnusableQuery as error:
+        return problem(400, "Bad request", error.what, remedy=error.remedy)
+    except ItemGone:
+        return problem(
+            410,
+            "Gone",
+            "the item to continue after is not in the list any more",
+            remedy="ask for the list from its start, without the continue token",
+        )
     except web.HTTPException as error:
-        return problem(error.status, TITLES.get(error.status, "Error"))
+        return refusal(error.status)
     except Exception:
         _logger.exception("the status API failed", extra={"path": request.path})
-        return problem(500, TITLES[500], "the hub's log says why")
+        return refusal(500)

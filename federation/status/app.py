@@ -1,26 +1,22 @@
-"""The status server's application: every path, what it answers, who is let in, and its OpenAPI 3.1 document.
+"""The status server's application: a handler for each route of the table, behind the guard.
 
-The page is a static shell without data: it loads without a token, asks for one and sends it with every poll. The
-OpenAPI document is generated from the structs that make the answers. Another room may mount routes behind the guard
-(:class:`Mounted`): nothing in ``status`` changes anything itself.
+The page is a static shell without data: it loads without a token, asks for one and sends it with every poll. Another
+room may mount routes behind the guard (:class:`Mounted`): nothing in ``status`` changes anything itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.resources
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
-import msgspec
 from aiohttp import web
 
 from federation.core.clock import Clock
 from federation.core.documents.controller import ControllerReport, Operation
 from federation.core.errors import StateUnavailable
 from federation.state.store import StateStore
-from federation.status import model, rotation_model
 from federation.status.answers import (
     PAGE_POLICY,
     Body,
@@ -30,19 +26,22 @@ from federation.status.answers import (
     errors_into_problems,
     problem,
 )
-from federation.status.authorization import Guard
-from federation.status.encoding import answer_schemas, encode_answer, instant
+from federation.status.authorization import Guard, caller_of
+from federation.status.callers import Authenticator
+from federation.status.encoding import encode_answer, instant
+from federation.status.events import EventStreams
 from federation.status.exposition import CONTENT_TYPE, hub_version
 from federation.status.history import History, keep
 from federation.status.metrics import hub_metrics
 from federation.status.model import Clusters, FederationStatus, GenerationsView, Readiness
+from federation.status.openapi import openapi_document
+from federation.status.pages import page_of
 from federation.status.revision import revision
 from federation.status.rotation import operation_view, rotation_view
 from federation.status.rotation_model import Operations
+from federation.status.routes import API, PAGE, Route, open_paths, page_routes
 from federation.status.snapshot import SnapshotReader
 from federation.status.view import ConfigStatus, StatusSource
-
-Schemas = Sequence[type[msgspec.Struct]]
 
 
 async def _no_proof(operations: Sequence[Operation]) -> Sequence[bool | None]:
@@ -51,119 +50,19 @@ async def _no_proof(operations: Sequence[Operation]) -> Sequence[bool | None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mounted:
-    """What is mounted: its routes, and how OpenAPI describes them.
+    """What is mounted: its routes, each with its handler.
 
-    ``methods`` are those that a path answers besides GET and HEAD, by path. ``operations`` are OpenAPI operation
-    objects by path and method in lower case; they may refer to ``schemas`` and to what the status API answers.
     ``accepts`` says whether that caller could use the routes at all, ``with_token`` whether another token would do it.
     ``verify_operations`` says of operations whether the seal of each verifies, None where that is not known.
     """
 
-    routes: Sequence[web.RouteDef] = ()
-    methods: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    operations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    schemas: Schemas = ()
+    routes: Sequence[tuple[Route, Handler]] = ()
     accepts: Callable[[web.Request], bool] = lambda _: False
     with_token: Callable[[], bool] = lambda: False
     verify_operations: Callable[[Sequence[Operation]], Awaitable[Sequence[bool | None]]] = _no_proof
 
 
 NOTHING = Mounted()
-
-
-PATHS: Final[dict[str, tuple[str, type[msgspec.Struct] | str]]] = {
-    "/healthz": ("The process answers.", model.Readiness),
-    "/readyz": ("The process can serve; 503 with the reasons where it cannot.", model.Readiness),
-    "/metrics": ("Prometheus metrics.", "text/plain"),
-    "/api/v1/status": ("The verdict and everything it rests on.", model.FederationStatus),
-    "/api/v1/clusters": ("Every registered cluster.", model.Clusters),
-    "/api/v1/clusters/{name}": ("One registered cluster.", model.ClusterView),
-    "/api/v1/matrix": ("Every ordered pair of clusters.", model.MatrixView),
-    "/api/v1/bundle": ("The bundle in force, with provenance and expiries.", model.BundleView),
-    "/api/v1/bundle.pem": ("The bundle in force as PEM.", "application/x-pem-file"),
-    "/api/v1/generations": ("The newest generations of trust.", model.GenerationsView),
-    "/api/v1/rotation": (
-        "The rotation under way or the last one with all evidence; null where none ever was, 503 where not known.",
-        rotation_model.RotationView,
-    ),
-    "/api/v1/history": ("Issuance, refusals and expiries of the last hours.", model.HistoryView),
-    "/api/v1/operations": ("The newest operations, as an audit.", rotation_model.Operations),
-}
-NULLABLE: Final = frozenset({"/api/v1/rotation"})
-PROBES: Final = frozenset({"/healthz", "/readyz"})  # what a kubelet asks without a token
-TEMPLATE: Final = "#/components/schemas/{name}"
-
-
-def document(version: str, mounted: Mounted = NOTHING) -> dict[str, Any]:
-    """The whole document as plain JSON values, with what is mounted."""
-    structs = [answer for _, answer in PATHS.values() if not isinstance(answer, str)]
-    components = answer_schemas([*structs, model.ProblemDetails, *mounted.schemas], TEMPLATE)
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Federation hub status",
-            "version": version,
-            "summary": "Whether every cluster can talk to every other, and if not, why.",
-        },
-        "paths": {
-            path: {"get": _operation(path, *described), **mounted.operations.get(path, {})}
-            for path, described in PATHS.items()
-        },
-        "components": {
-            "schemas": components,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
-        },
-    }
-
-
-def _operation(path: str, summary: str, answer: type[msgspec.Struct] | str) -> dict[str, Any]:
-    if isinstance(answer, str):
-        content: dict[str, Any] = {answer: {"schema": {"type": "string"}}}
-    else:
-        schema: dict[str, Any] = {"$ref": TEMPLATE.format(name=answer.__name__)}
-        if path in NULLABLE:
-            schema = {"anyOf": [schema, {"type": "null"}]}
-        content = {"application/json": {"schema": schema}}
-    problem = {
-        "description": "What went wrong (RFC 9457).",
-        "content": {
-            "application/problem+json": {
-                "schema": {"$ref": TEMPLATE.format(name=model.ProblemDetails.__name__)}
-            }
-        },
-    }
-    responses: dict[str, Any] = {"200": {"description": summary, "content": content}, "default": problem}
-    if path == "/readyz":
-        responses["503"] = {"description": "Not ready, with the reasons.", "content": content}
-    operation: dict[str, Any] = {"summary": summary, "responses": responses}
-    if path not in PROBES:
-        operation["security"] = [{"bearer": []}, {}]
-    if "{name}" in path:
-        operation["parameters"] = [
-            {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "maxLength": 63}}
-        ]
-    return operation
-
-
-SCRIPTS: Final = (
-    "app",
-    "charts",
-    "details",
-    "dom",
-    "groups",
-    "matrix",
-    "operate",
-    "rotation",
-    "sections",
-    "session",
-    "source",
-    "trust",
-)
-PAGE: Final = {
-    "/": ("index.html", "text/html"),
-    "/style.css": ("style.css", "text/css"),
-    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in SCRIPTS},
-}
 
 
 def create_app(
@@ -173,15 +72,17 @@ def create_app(
     clock: Clock,
     report: Callable[[], ControllerReport] | None = None,
     mounted: Mounted = NOTHING,
+    authenticators: Sequence[Authenticator] = (),
 ) -> web.Application:
     """The application over a state store; ``report`` is that of the controller in whose process it runs.
 
     It changes nothing itself and needs no leadership, so every replica may serve it. What is ``mounted``
-    is behind the same guard.
+    is behind the same guard, for which ``authenticators`` verify JWTs.
     """
     reader = SnapshotReader(store, clock)
     history = History(clock.now().timestamp())
-    api = _Api(StatusSource(reader, config, clock), clock, report, mounted, history)
+    source = StatusSource(reader, config, clock)
+    api = _Api(source, clock, report, mounted, history)
 
     async def keep_history(_: web.Application) -> AsyncIterator[None]:
         task = asyncio.create_task(keep(history, reader, clock))
@@ -189,32 +90,40 @@ def create_app(
         task.cancel()
         await asyncio.wait([task])
 
-    guard = Guard(config, unguarded=PROBES | PAGE.keys())
-    app = web.Application(
-        middlewares=[errors_into_problems(mounted.methods), guard.middleware], client_max_size=1
-    )
+    routes = [*API, *page_routes(), *(route for route, _ in mounted.routes)]
+    guard = Guard(config, clock, unguarded=open_paths(routes), authenticators=authenticators)
+    events = EventStreams(source, clock, caller_of=caller_of, may_read=guard.may_still_read)
+    handlers: dict[str, Handler] = {
+        "healthz": healthz,
+        "readyz": api.readyz,
+        "metrics": api.metrics,
+        "status": api.status,
+        "clusters": api.clusters,
+        "cluster": api.cluster,
+        "matrix": api.matrix,
+        "bundle": api.bundle,
+        "bundle_pem": api.bundle_pem,
+        "generations": api.generations,
+        "rotation": api.rotation,
+        "history": api.history,
+        "operations": api.operations,
+        "events": events.get,
+        "openapi": _fixed(_openapi(routes), "application/json"),
+        **{name: _page(name, kind) for name, kind in PAGE.values()},
+        **{route.operation: handler for route, handler in mounted.routes},
+    }
+    methods: dict[str, frozenset[str]] = {}
+    for route in routes:
+        methods[route.path] = methods.get(route.path, frozenset()) | {route.method}
+    app = web.Application(middlewares=[errors_into_problems(methods), guard.middleware], client_max_size=1)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(keep_history)
-    app.add_routes(
-        [
-            web.get("/healthz", healthz),
-            web.get("/readyz", api.readyz),
-            web.get("/metrics", api.metrics),
-            web.get("/api/v1/status", api.status),
-            web.get("/api/v1/clusters", api.clusters),
-            web.get("/api/v1/clusters/{name}", api.cluster),
-            web.get("/api/v1/matrix", api.matrix),
-            web.get("/api/v1/bundle", api.bundle),
-            web.get("/api/v1/bundle.pem", api.bundle_pem),
-            web.get("/api/v1/generations", api.generations),
-            web.get("/api/v1/rotation", api.rotation),
-            web.get("/api/v1/history", api.history),
-            web.get("/api/v1/operations", api.operations),
-            *mounted.routes,
-            web.get("/openapi.json", _fixed(_openapi(mounted), "application/json")),
-            *(web.get(path, _page(name, kind)) for path, (name, kind) in PAGE.items()),
-        ]
-    )
+    app.on_shutdown.append(events.close)
+    for route in routes:
+        if route.method == "GET":
+            app.router.add_get(route.path, handlers[route.operation])
+        else:
+            app.router.add_route(route.method, route.path, handlers[route.operation])
     return app
 
 
@@ -291,15 +200,23 @@ class _Api:
 
     async def clusters(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        clusters = Clusters(clusters=status.clusters)
-        return answer(request, self._once(status, "clusters", lambda: encode_answer(clusters)))
+        page = page_of(status.clusters, request.query, name="clusters", key=lambda cluster: cluster.name)
+        view = Clusters(clusters=page.items, continue_token=page.token, remaining=page.remaining)
+        if request.query:
+            return answer(request, encode_answer(view))
+        return answer(request, self._once(status, "clusters", lambda: encode_answer(view)))
 
     async def cluster(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
         for cluster in status.clusters:
             if cluster.name == request.match_info["name"]:
                 return answer(request, encode_answer(cluster))
-        return problem(404, "Not found", "no cluster of that name is registered")
+        return problem(
+            404,
+            "Not found",
+            "no cluster of that name is registered",
+            remedy="/api/v1/clusters lists those that are",
+        )
 
     async def matrix(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
@@ -322,7 +239,11 @@ class _Api:
 
     async def generations(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        return answer(request, encode_answer(GenerationsView(generations=status.generations)))
+        page = page_of(
+            status.generations, request.query, name="generations", key=lambda each: str(each.number)
+        )
+        view = GenerationsView(generations=page.items, continue_token=page.token, remaining=page.remaining)
+        return answer(request, encode_answer(view))
 
     async def rotation(self, request: web.Request) -> web.StreamResponse:
         """The whole record of the rotation; ``null`` where none ever was, 503 where that is not known."""
@@ -338,15 +259,18 @@ class _Api:
 
     async def operations(self, request: web.Request) -> web.StreamResponse:
         documents, _ = await self._source.read()
-        sealed = await self._mounted.verify_operations(documents.operations)
+        page = page_of(documents.operations, request.query, name="operations", key=lambda each: each.id)
+        sealed = await self._mounted.verify_operations(page.items)
         operations = [
             operation_view(operation, sealed=verifies)
-            for operation, verifies in zip(documents.operations, sealed, strict=True)
+            for operation, verifies in zip(page.items, sealed, strict=True)
         ]
         view = Operations(
             accepted=self._mounted.accepts(request),
             with_token=self._mounted.with_token(),
             operations=operations,
+            continue_token=page.token,
+            remaining=page.remaining,
         )
         return answer(request, encode_answer(view))
 
@@ -355,8 +279,8 @@ def _no_bundle() -> web.Response:
     return problem(503, "No bundle", "no generation of trust that can be verified is in force")
 
 
-def _openapi(mounted: Mounted) -> bytes:
-    return encode_answer(document(hub_version(), mounted))
+def _openapi(routes: Sequence[Route]) -> bytes:
+    return encode_answer(openapi_document(routes, hub_version()))
 
 
 def _page(name: str, kind: str) -> Handler:

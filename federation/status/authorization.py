@@ -1,7 +1,8 @@
-"""Who may read the status and who may operate: bearers of tokens, or callers on this machine where there are none.
+"""Who may read the status and who may operate: callers with a credential, else those on this machine.
 
-There are two bearer tokens, one that reads and one that operates: their files are read here, and judged whether they
-are fit. Whether a token can be guessed is estimated by what it is made of (pure).
+Bearer tokens are tried in turn: the two of files, one that reads and one that operates, which are read here and judged
+whether they are fit; those known by digest; then tokens of Kubernetes and of an OIDC issuer
+(:mod:`federation.status.callers`). Whether a token can be guessed is estimated by what it is made of (pure).
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import math
 import os
 import stat
 import string
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Iterator, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -23,11 +23,16 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from federation.core.call_slots import address_of
+from federation.core.clock import Clock
 from federation.core.config.hub import StatusConfig
 from federation.core.config.types import is_loopback
-from federation.core.errors import ConfigurationError, InvalidValue, Mistake
+from federation.core.errors import ConfigurationError, InvalidValue, Mistake, Unavailable
 from federation.files import read_in_time
-from federation.status.answers import Handler, problem
+from federation.status.answers import Handler, peer_of, problem, too_many
+from federation.status.callers import Authenticator, StatusCaller, unverified_claims
+from federation.status.rate_limits import RateLimiter
+from federation.status.routes import Right
 from federation.status.view import ConfigStatus
 
 _logger = logging.getLogger(__name__)
@@ -88,13 +93,6 @@ MOST_TOKEN_BYTES: Final = 4096
 TIMEOUT: Final = 2.0  # seconds for a token to be read
 READ_KEY: Final = "status.read_token_file"
 OPERATE_KEY: Final = "status.operate_token_file"
-
-
-class Right(Enum):
-    """What a caller may do."""
-
-    READ = "read"
-    OPERATE = "operate"  # and read
 
 
 def read_token(file: Path) -> bytes:
@@ -174,16 +172,37 @@ def _files(status: StatusConfig) -> Iterator[tuple[str, Path]]:
         yield OPERATE_KEY, status.operate_token_file
 
 
+RATE: Final = 50.0
+"""Requests a second of one caller, and of what one address asks without being let in; a page asks for one."""
+BURST: Final = 500
+REFUSED_RATE: Final = 1.0
+"""Requests a second of one address with a credential that lets nobody in."""
+REFUSED_BURST: Final = 60
 MOST_READS: Final = 8
 """At once: each is a thread, which any caller can cause, and which a volume that hangs does not give back."""
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
-RIGHT: Final = web.RequestKey("federation.right", Right)
-"""The key of a request under which the guard says what its caller may do."""
+CALLER: Final = web.RequestKey("federation.caller", StatusCaller)
+"""The key of a request under which the guard says who its caller is and what they may do."""
 
 
 def may_operate(request: web.Request) -> bool:
-    """Whether the guard has seen the operate token of this caller."""
-    return request.get(RIGHT) is Right.OPERATE
+    """Whether the guard has seen a credential of this caller that operates."""
+    caller = request.get(CALLER)
+    return caller is not None and caller.right is Right.OPERATE
+
+
+_REFUSED_OFTEN: Final = "this address was refused too often"
+_REFUSED_REMEDY: Final = "give a credential that the hub takes; one that it takes is let in at once"
+
+
+def caller_of(request: web.Request) -> str:
+    """Who shares limits with the caller of a request that the guard let in: of one name, from one address."""
+    return f"{request[CALLER].description}@{address_of(peer_of(request.transport))}"
+
+
+def described(request: web.Request) -> str:
+    """The verified name of the caller of a request that the guard let in, and its kind."""
+    return request[CALLER].description
 
 
 class _Refused(Exception):
@@ -195,13 +214,23 @@ class _Refused(Exception):
 class Guard:
     """Middleware over every path but ``unguarded``. The token files are read anew for each request.
 
-    Without a token that reads, the API is answered on loopback only, and there only under a local name, so that no web
-    page can reach it through a name of its own (DNS rebinding). The insecure option lifts both. An operator
-    may read as well.
+    Without a credential that reads, the API is answered on loopback only, and there only under a local name, so that no
+    web page can reach it through a name of its own (DNS rebinding). The insecure option lifts both. An operator
+    may read as well. ``authenticators`` verify JWTs.
     """
 
-    def __init__(self, config: ConfigStatus, *, unguarded: frozenset[str]) -> None:
+    def __init__(
+        self,
+        config: ConfigStatus,
+        clock: Clock,
+        *,
+        unguarded: frozenset[str],
+        authenticators: Sequence[Authenticator] = (),
+    ) -> None:
         self._config = config
+        self._authenticators = authenticators
+        self._rate = RateLimiter(clock.monotonic, rate=RATE, burst=BURST)
+        self._refused_rate = RateLimiter(clock.monotonic, rate=REFUSED_RATE, burst=REFUSED_BURST)
         self._unguarded = unguarded
         self._reads = asyncio.Semaphore(MOST_READS)
 
@@ -211,54 +240,127 @@ class Guard:
 
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            address = address_of(peer_of(request.transport))
+            caller = address
             if request.path not in self._unguarded:
                 try:
-                    request[RIGHT] = await self._right(request)
+                    request[CALLER] = await self._caller(request)
                 except _Refused as refused:
-                    return refused.response
+                    wait = self._refused_rate.take(address)
+                    return too_many(wait, _REFUSED_OFTEN, _REFUSED_REMEDY) if wait else refused.response
+                caller = caller_of(request)
+            if wait := self._rate.take(caller):
+                return too_many(wait)
             return await handler(request)
 
         return guard
 
-    async def _right(self, request: web.Request) -> Right:
-        """What this caller may do. Raises _Refused."""
+    async def may_still_read(self, request: web.Request) -> bool:
+        """Whether the caller of a request that was let in would be let in now: credentials end meanwhile."""
+        try:
+            await self._caller(request)
+        except _Refused:
+            return False
+        return True
+
+    async def _caller(self, request: web.Request) -> StatusCaller:
+        """Who this is; they may at least read. Raises _Refused."""
         status = self._config.current.status
         given = _bearer(request)
-        unusable = False
-        for right, file in ((Right.OPERATE, status.operate_token_file), (Right.READ, status.read_token_file)):
-            if file is None or not given:
-                continue
-            token = await self._token(file)
-            if token is None:
-                unusable = True
-            elif is_same(given, token):
-                return right
-        if unusable:
-            raise _Refused(
-                problem(503, "Not available", "the hub cannot use its own token; its log says why")
-            )
-        if status.read_token_file is None:
+        caller = None
+        if given:
+            caller, unusable = await self._of_files(given, status)
+            caller = caller or of_digests(given, status) or await self._of_authenticators(given, request)
+            if caller is None and unusable:
+                raise _Refused(_own_token_unusable())
+        if caller is not None:
+            if caller.right is None:
+                raise _Refused(
+                    problem(
+                        403,
+                        "Forbidden",
+                        "this caller is known, and has no right to read",
+                        remedy="ask who runs the hub for the right to read",
+                    )
+                )
+            return caller
+        if not status.lets_readers_in:
             refusal = None if status.insecure_allow_unauthenticated else _local_only(request)
             if refusal is not None:
                 raise _Refused(refusal)
-            return Right.READ
-        if not given and await self._token(status.read_token_file) is None:
-            raise _Refused(
-                problem(503, "Not available", "the hub cannot use its own token; its log says why")
-            )
+            return StatusCaller(name="no token", kind="local", right=Right.READ)
+        if (
+            not given
+            and status.read_token_file is not None
+            and await self._token(status.read_token_file) is None
+        ):
+            raise _Refused(_own_token_unusable())
         challenge = 'Bearer realm="federation-hub"' + (', error="invalid_token"' if given else "")
         raise _Refused(
             problem(
                 401,
                 "Unauthorized",
-                "send the status token as bearer token",
+                "the credential is none that the hub takes" if given else "no credential was sent",
+                remedy="send a token that the hub takes as bearer token",
                 headers={"WWW-Authenticate": challenge},
             )
         )
 
+    async def _of_files(self, given: bytes, status: StatusConfig) -> tuple[StatusCaller | None, bool]:
+        """The bearer of a token in a file, and whether one cannot be used, so that it is not known who bears it."""
+        unusable = False
+        for right, file in ((Right.OPERATE, status.operate_token_file), (Right.READ, status.read_token_file)):
+            if file is None:
+                continue
+            token = await self._token(file)
+            if token is None:
+                unusable = True
+            elif is_same(given, token):
+                return StatusCaller(name=f"{right.value} token", kind="token", right=right), False
+        return None, unusable
+
+    async def _of_authenticators(self, given: bytes, request: web.Request) -> StatusCaller | None:
+        """The bearer of a token that others verify. Raises _Refused where they cannot, or not so often."""
+        token = given.decode("ascii", "replace")
+        claims = unverified_claims(token)
+        for authenticator in self._authenticators:
+            if not claims or not authenticator.takes(claims):
+                continue
+            if not authenticator.remembers(token):
+                address = address_of(peer_of(request.transport))
+                if wait := self._refused_rate.wait(address):
+                    raise _Refused(too_many(wait, _REFUSED_OFTEN, _REFUSED_REMEDY))
+            try:
+                return await authenticator.caller(token)
+            except Unavailable as error:
+                _logger.warning("a caller cannot be verified: %s", error.diagnostics())
+                raise _Refused(
+                    problem(
+                        503,
+                        "Not available",
+                        "the credential cannot be verified now; the hub's log says why",
+                        headers={"Retry-After": "5"},
+                    )
+                ) from None
+        return None
+
     async def _token(self, file: Path) -> bytes | None:
         async with self._reads:
             return await usable_token(file)
+
+
+def of_digests(given: bytes, status: StatusConfig) -> StatusCaller | None:
+    """The bearer of a token that the configuration has the digest of; compared with all of them, in constant time."""
+    digest = sha256(given).hexdigest().encode()
+    found = None
+    for token in status.tokens:
+        if hmac.compare_digest(digest, token.sha256.encode()):
+            found = StatusCaller(name=f"token {token.name}", kind="token", right=Right(token.right))
+    return found
+
+
+def _own_token_unusable() -> web.Response:
+    return problem(503, "Not available", "the hub cannot use its own token; its log says why")
 
 
 def _bearer(request: web.Request) -> bytes:

@@ -50,6 +50,10 @@ def answer_schemas(kinds: list[type[msgspec.Struct]], ref_template: str) -> dict
             if value.get("format") == DATE_TIME and value.get("type") == "number":
                 nullable = {"anyOf": [{"type": "string", "format": DATE_TIME}, {"type": "null"}]}
                 schema["properties"][name] = nullable | ({"default": None} if "default" in value else {})
+            elif "enum" in value and value.get("default", value["enum"][0]) not in value["enum"]:
+                del value[
+                    "default"
+                ]  # of a document of before the field; an answer always says one of the words
     return components
 
 

@@ -466,15 +466,19 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Clusters(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer of ``/api/v1/clusters``."""
+    """Answer of ``/api/v1/clusters``; ``remaining`` come after the last one, by ``continue_token``."""
 
     clusters: list[ClusterView]
+    continue_token: str = ""
+    remaining: int = 0
 
 
 class GenerationsView(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer of ``/api/v1/generations``, newest first."""
+    """Answer of ``/api/v1/generations``, newest first; ``remaining`` come after the last one, by ``continue_token``."""
 
     generations: list[GenerationView]
+    continue_token: str = ""
+    remaining: int = 0
 
 
 class HistoryView(msgspec.Struct, frozen=True, kw_only=True):

@@ -219,8 +219,11 @@ class Operations(msgspec.Struct, frozen=True, kw_only=True):
     """Answer of ``/api/v1/operations``, newest first.
 
     ``accepted`` says whether this caller could ask for one, ``with_token`` whether the bearer of a token could.
+    ``remaining`` come after the last one, by ``continue_token``.
     """
 
     accepted: bool
     with_token: bool = False
     operations: list[OperationView]
+    continue_token: str = ""
+    remaining: int = 0

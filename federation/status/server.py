@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias, TypeVar, cast
+from typing import Final, Self, TypeAlias, TypeVar, cast
 
 from aiohttp import web
 
@@ -28,8 +28,16 @@ from federation.core.documents.controller import ControllerReport
 from federation.core.documents.signer import SignerReport
 from federation.core.errors import ConfigurationError, Mistake, Overloaded
 from federation.files import read_in_time
-from federation.status.answers import HEADERS, Handler, add_headers, answer, errors_into_problems, problem
-from federation.status.app import PROBES, healthz, readiness
+from federation.status.answers import (
+    HEADERS,
+    Handler,
+    add_headers,
+    answer,
+    errors_into_problems,
+    peer_of,
+    refusal,
+)
+from federation.status.app import healthz, readiness
 from federation.status.authorization import Guard
 from federation.status.exposition import CONTENT_TYPE, hub_version
 from federation.status.metrics import role_metrics
@@ -45,6 +53,7 @@ HANDSHAKE: Final = 5.0
 SHUTDOWN: Final = 5.0
 POLL: Final = 5.0  # mounted Secrets change by a symlink swap, which no portable notification reports
 MOST_HEADER_BYTES: Final = 8190
+PROBES: Final = frozenset({"/healthz", "/readyz"})  # what a kubelet asks without a token
 
 
 class _Connection(web.RequestHandler):
@@ -69,7 +78,7 @@ class _Connection(web.RequestHandler):
         super().connection_made(transport)
         self._connected = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         try:
-            self._slot = self._slots.enter(_peer(transport), give_way=self._drop)
+            self._slot = self._slots.enter(peer_of(transport), give_way=self._drop)
         except Overloaded:
             self._drop()
             return
@@ -117,7 +126,7 @@ class _Connection(web.RequestHandler):
         _logger.info("a request could not be read", extra={"status": status, "error": type(exc).__name__})
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was already begun")
-        response = problem(status, "Bad request" if status < 500 else "Internal error", headers=dict(HEADERS))
+        response = refusal(status, headers=dict(HEADERS))
         response.force_close()
         return response
 
@@ -132,13 +141,6 @@ async def _counted(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     finally:
         connection.end()
-
-
-def _peer(transport: asyncio.BaseTransport) -> str:
-    """The other end, as gRPC writes it."""
-    name: tuple[Any, ...] = tuple(transport.get_extra_info("peername") or ("",))
-    family = "ipv6" if ":" in str(name[0]) else "ipv4"
-    return f"{family}:{name[0]}:{name[1]}" if len(name) > 1 else f"unix:{name[0]}"
 
 
 def _full() -> Overloaded:
@@ -311,7 +313,7 @@ def create_health_app(
         response.headers["Content-Type"] = CONTENT_TYPE
         return response
 
-    guard = Guard(config, unguarded=PROBES)
+    guard = Guard(config, clock, unguarded=PROBES)
     app = web.Application(middlewares=[errors_into_problems({}), guard.middleware], client_max_size=1)
     app.on_response_prepare.append(add_headers)
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])

@@ -29,7 +29,9 @@ from federation.core.errors import FederationError
 from federation.core.rotation.record import OperationRefused
 from federation.runtime.clock import SystemClock
 from federation.status.app import create_app
-from federation.status.authorization import RIGHT, Right
+from federation.status.authorization import CALLER
+from federation.status.callers import StatusCaller
+from federation.status.routes import Right
 from federation.status.server import serve
 from tests.status.rotations import deciding
 from tests.status.worlds import CountingStore, FixedConfig, hub_config
@@ -217,7 +219,7 @@ async def test_a_listener_that_others_reach_takes_operations_by_token_only(tmp_p
     guarded = with_changes(config.current.status, operate_token_file=tmp_path / "token")
     config.current = with_changes(config.current, status=guarded)
     for right in (Right.READ, Right.OPERATE):
-        request[RIGHT] = right
+        request[CALLER] = StatusCaller(name=f"{right.value} token", kind="token", right=right)
         seen.append(operations(store, config, clock, SEAL).accepts(request))
     only_read = with_changes(guarded, read_token_file=tmp_path / "token", operate_token_file=None)
     config.current = with_changes(config.current, status=only_read)

@@ -48,7 +48,9 @@ async def test_every_answer_is_what_the_openapi_document_says(start: Start) -> N
             check(document, document["paths"][documented]["get"]["responses"]["200"]["content"], body)
         status, body, response = await hub.get("/api/v1/clusters/nowhere")
         assert (status, response.content_type) == (404, "application/problem+json")
-        check(document, document["paths"]["/api/v1/status"]["get"]["responses"]["default"]["content"], body)
+        check(
+            document, document["paths"]["/api/v1/clusters/{name}"]["get"]["responses"]["404"]["content"], body
+        )
 
 
 def check(document: dict[str, Any], content: dict[str, Any], body: object) -> None:
@@ -109,8 +111,8 @@ async def test_every_path_of_the_document_is_served_and_every_api_path_is_in_it(
     async with start() as hub:
         _, document, _ = await hub.get("/openapi.json")
         for path in document["paths"]:
-            status, _, _ = await hub.get(path.replace("{name}", "east"))
-            assert status == 200, path
+            async with hub.session.head(hub.url + path.replace("{name}", "east")) as response:
+                assert response.status == 200, path
 
 
 async def test_the_bundle_is_given_as_its_very_bytes_with_its_date_and_tag(start: Start) -> None:

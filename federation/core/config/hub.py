@@ -37,14 +37,19 @@ from federation.core.config.types import (
     boolean,
     config_map_key,
     dns_name,
+    filled,
     fingerprint,
     integer,
+    issuer_url,
     label,
     made_by,
+    nonempty,
     object_name,
+    one_of,
     or_empty,
     path,
     seconds,
+    token_digest,
 )
 from federation.core.identity import ClusterName, TrustDomain, check_id
 
@@ -149,6 +154,54 @@ class SignerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallerToken(Section):
+    """``[[status.tokens]]``: a caller of the status API, known by the digest of its bearer token."""
+
+    name: Annotated[str, filled, Needed("name who holds it: the audit says so")]
+    """Who holds the token, as the audit shows it."""
+    sha256: Annotated[str, token_digest, Needed("write the digest: `printf %s TOKEN | sha256sum`")]
+    """The SHA-256 of the token in hex. The token has to be random, as of `openssl rand -hex 32`: a digest does not
+    protect one that can be guessed.
+    """
+    right: Annotated[Literal["read", "operate"], one_of(("read", "operate"))] = "read"
+    """What its bearer may do; who operates reads as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubernetesCallersConfig(CredentialsTable):
+    """``[status.kubernetes]``: callers with tokens of the hub's own cluster, by TokenReview and SubjectAccessReview.
+
+    The account needs the ClusterRole ``system:auth-delegator``. Callers need ``get`` of ``/federation-hub/status`` to
+    read, and ``post`` of ``/federation-hub/operations`` to operate.
+    """
+
+    audience: Annotated[str, filled] = "federation-hub"
+    """The audience that tokens have to be for: `kubectl create token NAME --audience federation-hub`. Not that of an
+    API server, where whoever sees the token could use it.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OidcCallersConfig(Section):
+    """``[status.oidc]``: callers with tokens of an OpenID Connect issuer."""
+
+    issuer: Annotated[str, issuer_url, Needed("name the issuer, as its tokens do under iss")]
+    """The issuer, exactly as its tokens name it. Its keys are found by /.well-known/openid-configuration below it."""
+    audience: Annotated[str, filled, Needed("name the audience that the issuer gives tokens for this hub")]
+    """The audience that tokens have to be for."""
+    name_claim: Annotated[str, filled] = "sub"
+    """The claim that names the caller, as the audit shows it."""
+    rights_claim: Annotated[str, filled] = "groups"
+    """The claim, a text or an array of them, that read and operate are compared with."""
+    read: Annotated[tuple[str, ...], Array(nonempty)] = ()
+    """Who has one of these in rights_claim reads."""
+    operate: Annotated[tuple[str, ...], Array(nonempty)] = ()
+    """Who has one of these in rights_claim operates, and reads as well."""
+    ca_file: Annotated[Path | None, path] = None
+    """CA certificates to verify the issuer by. Unset: the system's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusConfig(Section):
     """The status API and page, served by each controller."""
 
@@ -166,6 +219,23 @@ class StatusConfig(Section):
     """The key of certificate_file. Unset: no TLS."""
     insecure_allow_unauthenticated: Annotated[bool, boolean] = False
     """Serve beyond loopback without a token all the same. Status keeps warning about it."""
+    tokens: Annotated[tuple[CallerToken, ...], Tables("status.tokens")] = ()
+    """Callers with bearer tokens of their own, one table each."""
+    kubernetes: KubernetesCallersConfig | None = None
+    """Callers with Kubernetes tokens. Changes need a restart. Unset: none."""
+    oidc: OidcCallersConfig | None = None
+    """Callers with tokens of an OIDC issuer. Changes need a restart. Unset: none."""
+
+    @property
+    def lets_readers_in(self) -> bool:
+        """Whether any credential that reads is configured: then no caller is let in without one."""
+        return bool(self.read_token_file or self.tokens or self.kubernetes or self.oidc)
+
+    @property
+    def lets_operators_in(self) -> bool:
+        """Whether a credential that operates may be had."""
+        named = any(token.right == "operate" for token in self.tokens)
+        return bool(self.operate_token_file or named or self.kubernetes or (self.oidc and self.oidc.operate))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -192,7 +192,30 @@ def _rotation_leads_on(place: Place, hub: HubTable) -> None:
 
 
 def _check_status(place: Place, hub: HubTable) -> None:
-    place.below("status").check(hub.status, _tls_whole, _exposure)
+    status = place.below("status")
+    status.check(hub.status, _tls_whole, _exposure, _callers_distinct, _oidc_lets_someone_in)
+    if hub.status.kubernetes is not None:
+        check_credentials(
+            status.below("kubernetes"), hub.status.kubernetes, "name a kubeconfig, or set in_cluster = true"
+        )
+
+
+def _callers_distinct(place: Place, status: StatusConfig) -> None:
+    names, digests = set[str](), set[str]()
+    for at, token in zip(place.each("tokens"), status.tokens, strict=True):
+        if token.name in names:
+            at.mistake("name", "is that of another token", "give each holder a name: the audit shows it")
+        if token.sha256 in digests:
+            at.mistake("sha256", "is that of another token", "make a token for each holder")
+        names.add(token.name)
+        digests.add(token.sha256)
+
+
+def _oidc_lets_someone_in(place: Place, status: StatusConfig) -> None:
+    if status.oidc is not None and not status.oidc.read and not status.oidc.operate:
+        place.below("oidc").mistake(
+            "read", "is missing, and operate too, so nobody would be let in", "name values of rights_claim"
+        )
 
 
 def _tls_whole(place: Place, _: StatusConfig) -> None:
@@ -204,16 +227,17 @@ def _tls_whole(place: Place, _: StatusConfig) -> None:
 def _exposure(place: Place, status: StatusConfig) -> None:
     """Without a token only this machine may ask, unless the operator insists, loudly."""
     exposed = not status.listen.is_loopback
-    if status.insecure_allow_unauthenticated and status.read_token_file is not None:
+    if status.insecure_allow_unauthenticated and status.lets_readers_in:
+        given = "read_token_file" if status.read_token_file else "the callers that are configured"
         place.mistake(
-            "insecure_allow_unauthenticated", "contradicts read_token_file", "keep the token and remove this"
+            "insecure_allow_unauthenticated", f"contradicts {given}", "keep the token and remove this"
         )
     elif status.insecure_allow_unauthenticated and exposed:
         place.warning(
             "insecure_allow_unauthenticated",
             f"anyone who reaches {status.listen} can read the state of every cluster",
         )
-    elif exposed and status.read_token_file is None:
+    elif exposed and not status.lets_readers_in:
         place.mistake(
             "read_token_file",
             f"is missing while {status.listen} can be reached from other machines",

@@ -434,6 +434,18 @@ def fingerprint(value: object) -> str:
     return plain
 
 
+@read_as("SHA-256 digest of a token", type="string", pattern="^[0-9a-fA-F]{64}$")
+def token_digest(value: object) -> str:
+    """The SHA-256 digest of a token: 64 hex digits, returned in lower case. It is not repeated in an error."""
+    text = string(value).lower()
+    if not _FINGERPRINT.fullmatch(text):
+        raise InvalidValue(
+            "is not a SHA-256 digest in hex",
+            remedy="write the 64 hex digits of `printf %s TOKEN | sha256sum`, never the token itself",
+        )
+    return text
+
+
 @read_as("namespace/name, with * and ?", type="string", pattern=_ecma(_PATTERN))
 def account_pattern(value: object) -> str:
     """``namespace/name`` with ``*`` and ``?``. Brackets are refused: an unclosed one would match nothing."""
@@ -525,6 +537,13 @@ def service_url(value: object) -> str:
         )
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
+
+
+@read_as("https URL", type="string", pattern="^[hH][tT][tT][pP][sS]?://")
+def issuer_url(value: object) -> str:
+    """The same as it is written: an issuer is compared with what tokens say, a slash at the end included."""
+    service_url(value)
+    return filled(value)
 
 
 def is_plain_http(url: str) -> bool:

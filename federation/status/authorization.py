@@ -176,7 +176,7 @@ RATE: Final = 50.0
 """Requests a second of one caller, and of what one address asks without being let in; a page asks for one."""
 BURST: Final = 500
 REFUSED_RATE: Final = 1.0
-"""Requests a second of one address with a credential that lets nobody in."""
+"""Requests a second of one address with a credential that lets no one in."""
 REFUSED_BURST: Final = 60
 MOST_READS: Final = 8
 """At once: each is a thread, which any caller can cause, and which a volume that hangs does not give back."""

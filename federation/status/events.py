@@ -2,7 +2,7 @@
 
 One task reads the status once a second while there are streams, and compares digests by kind. A stream holds no queue:
 it remembers what it sent last, and what was missed meanwhile is one event. A caller that comes back with
-``Last-Event-ID`` is told what changed since; one that this process does not know that identifier of is told that
+``Last-Event-ID`` is informed what changed since; one that this process does not know that identifier of is informed that
 everything may have.
 
 Events:
@@ -121,7 +121,7 @@ class StatusFeed:
             if not self._followers:
                 self._task.cancel()
                 self._task = None
-                self.revision, self._composed = "", None  # nobody looked since
+                self.revision, self._composed = "", None  # no one looked since
 
     def close(self) -> None:
         """Let every stream end."""

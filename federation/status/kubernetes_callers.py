@@ -1,7 +1,7 @@
 """Callers with Kubernetes tokens: TokenReview says who, SubjectAccessReview what they may do, in the hub's own cluster.
 
 Sources: authentication.k8s.io/v1 and authorization.k8s.io/v1. A token has to be of an audience of the hub's own, so
-that it is good at no API server; one that claims another is shown to nobody. The rights are non-resource URLs, granted
+that it is good at no API server; one that claims another is shown to no one. The rights are non-resource URLs, granted
 by ordinary ClusterRoles:
 
 - ``get`` of ``/federation-hub/status`` reads;

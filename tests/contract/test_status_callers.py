@@ -141,7 +141,7 @@ async def test_a_verdict_is_remembered_for_seconds_alone(hub: Hub) -> None:
     assert not hub.callers.remembers(token)
 
 
-async def test_a_hub_that_may_not_ask_knows_nobody_and_says_why(
+async def test_a_hub_that_may_not_ask_knows_no_one_and_says_why(
     config: dict[str, Any], api: Api, namespace: str, tmp_path: Path
 ) -> None:
     async with await opened(config, await api.token(namespace, "app"), tmp_path) as session:

@@ -253,7 +253,7 @@ def _critical(issuer: Issuer) -> str:
     return jwt.encode(claims, RSA, algorithm="RS256", headers={"kid": "rsa", "crit": ["x"], "x": 1})
 
 
-async def test_keys_are_fetched_again_for_a_new_one_and_not_at_every_callers_wish(issuer: Issuer) -> None:
+async def test_keys_are_fetched_again_for_a_new_one_and_not_at_every_callers_request(issuer: Issuer) -> None:
     clock = VirtualClock()
     callers = callers_of(issuer, clock)
     for _ in range(5):
@@ -302,7 +302,7 @@ async def test_keys_serve_an_hour_without_the_issuer_and_then_nothing_is_known(i
         ({"body": b'{"keys": []}'}, "no key"),
     ],
 )
-async def test_an_issuer_that_answers_something_else_lets_nobody_in(
+async def test_an_issuer_that_answers_something_else_lets_no_one_in(
     issuer: Issuer, change: dict[str, Any], why: str
 ) -> None:
     for name, value in change.items():
@@ -311,7 +311,7 @@ async def test_an_issuer_that_answers_something_else_lets_nobody_in(
         await callers_of(issuer).caller(issuer.token())
 
 
-async def test_an_issuer_that_is_not_there_lets_nobody_in(issuer: Issuer) -> None:
+async def test_an_issuer_that_is_not_there_lets_no_one_in(issuer: Issuer) -> None:
     callers = OidcCallers(
         OidcCallersConfig(issuer="http://127.0.0.1:1", audience=AUDIENCE, read=("readers",)), VirtualClock()
     )
@@ -380,10 +380,10 @@ async def test_a_verified_caller_is_let_in_by_its_right_alone(tmp_path: Path, is
             async with session.post(f"{url}/api/v1/operations", headers=bearer(token)) as response:
                 assert response.status == operate
             async with session.get(f"{url}/api/v1/status") as response:
-                assert response.status == 401, "nobody is let in without a credential, from loopback neither"
+                assert response.status == 401, "no one is let in without a credential, from loopback neither"
 
 
-async def test_what_is_no_jwt_for_the_hub_is_shown_to_nobody(tmp_path: Path, issuer: Issuer) -> None:
+async def test_what_is_no_jwt_for_the_hub_is_shown_to_no_one(tmp_path: Path, issuer: Issuer) -> None:
     authenticator = Fixed(ann(Right.READ))
     async with guarded(tmp_path, authenticator, OIDC) as (session, url):
         for token in (READ_TOKEN, issuer.token(aud="istio-ca"), "a.b.c", "..", "x" * 3000, "\N{SNOWMAN}"):

@@ -66,7 +66,7 @@ def break_a_pair(hub: Running) -> None:
     hub.world.set_cells({("east", "west"): "x"}, {"east>west": "the anchor R1 is missing in east"})
 
 
-async def test_a_change_is_told_by_kind_and_signs_of_life_are_not(start: Start) -> None:
+async def test_a_change_is_informed_by_kind_and_signs_of_life_are_not(start: Start) -> None:
     async with start() as hub, listening(hub) as stream:
         assert stream.response.content_type == "text/event-stream"
         assert stream.response.headers["Cache-Control"] == "no-store"
@@ -95,7 +95,7 @@ def test_every_field_of_the_status_is_of_one_kind() -> None:
     assert sorted(named) == sorted(set(FederationStatus.__struct_fields__) - {"generated"})
 
 
-async def test_who_comes_back_is_told_what_was_missed(start: Start) -> None:
+async def test_who_comes_back_is_informed_what_was_missed(start: Start) -> None:
     async with start() as hub:
         async with listening(hub) as stream:
             known = (await stream.next())["id"]
@@ -148,7 +148,9 @@ async def _read_all(stream: Stream, seen: list[dict[str, Any]]) -> None:
         seen.append(event)
 
 
-async def test_a_state_that_cannot_be_read_is_told_once_and_its_return(start: Start, tmp_path: Path) -> None:
+async def test_a_state_that_cannot_be_read_is_informed_once_and_its_return(
+    start: Start, tmp_path: Path
+) -> None:
     async with start() as hub, listening(hub) as stream:
         await stream.next()
         documents = tmp_path / "state" / "documents"

@@ -17,7 +17,7 @@ from tests.support.seals import OPERATE_TOKEN, READ_TOKEN, token_file
 
 ROUTES = [*routes(), *page_routes()]
 CALLERS: dict[str, tuple[str | None, Right | None]] = {
-    "nobody": (None, None),
+    "no one": (None, None),
     "a wrong token": ("Bearer " + "9b1c9a7e3b2d4f608192a3b4c5d6e7aa", None),
     "another scheme": ("Basic " + READ_TOKEN, None),
     "a bare token": (READ_TOKEN, None),
@@ -154,7 +154,7 @@ async def test_every_route_that_says_so_answers_304(start: Start) -> None:
         assert (await hub.get("/api/v1/bundle.pem", headers=old))[0] == 200
 
 
-async def test_a_caller_that_asks_too_often_is_told_to_wait_and_no_other_is(
+async def test_a_caller_that_asks_too_often_is_informed_to_wait_and_no_other_is(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(authorization, "BURST", 3)
@@ -174,6 +174,6 @@ async def test_a_caller_that_asks_too_often_is_told_to_wait_and_no_other_is(
         assert (await hub.get("/api/v1/status", headers=reads))[0] == 200
         found = [(await hub.get("/api/v1/status"))[0] for _ in range(4)]
         assert found == [401, 401, 429, 429]
-        assert (await hub.get("/api/v1/status", headers=reads))[0] == 200, "whoever is let in is not kept out"
+        assert (await hub.get("/api/v1/status", headers=reads))[0] == 200, "who is let in is not kept out"
         await hub.clock.advance(1)
         assert (await hub.get("/api/v1/status"))[0] == 401

@@ -177,7 +177,7 @@ class KubernetesCallersConfig(CredentialsTable):
 
     audience: Annotated[str, filled] = "federation-hub"
     """The audience that tokens have to be for: `kubectl create token NAME --audience federation-hub`. Not that of an
-    API server, where whoever sees the token could use it.
+    API server, where who sees the token could use it.
     """
 
 

@@ -214,7 +214,7 @@ def _callers_distinct(place: Place, status: StatusConfig) -> None:
 def _oidc_lets_someone_in(place: Place, status: StatusConfig) -> None:
     if status.oidc is not None and not status.oidc.read and not status.oidc.operate:
         place.below("oidc").mistake(
-            "read", "is missing, and operate too, so nobody would be let in", "name values of rights_claim"
+            "read", "is missing, and operate too, so no one would be let in", "name values of rights_claim"
         )
 
 

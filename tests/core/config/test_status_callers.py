@@ -81,7 +81,7 @@ def test_any_kind_of_caller_is_enough_beyond_loopback(text: str) -> None:
         ('[status.kubernetes]\nin_cluster = true\naudience = ""\n', "is empty"),
         ('[status.oidc]\nissuer = "http://login.example.org"\naudience = "a"\nread = ["r"]\n', "plain http"),
         ('[status.oidc]\nissuer = "https://login.example.org"\nread = ["r"]\n', "is missing"),
-        ('[status.oidc]\nissuer = "https://login.example.org"\naudience = "a"\n', "nobody would be let in"),
+        ('[status.oidc]\nissuer = "https://login.example.org"\naudience = "a"\n', "no one would be let in"),
         (
             '[status.oidc]\nissuer = "https://login.example.org"\naudience = "a"\nread = [""]\n',
             "is empty",

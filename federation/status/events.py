@@ -2,8 +2,7 @@
 
 One task reads the status once a second while there are streams, and compares digests by kind. A stream holds no queue:
 it remembers what it sent last, and what was missed meanwhile is one event. A caller that comes back with
-``Last-Event-ID`` is informed what changed since; one that this process does not know that identifier of is informed that
-everything may have.
+``Last-Event-ID`` is sent what changed since. Where this process does not know that identifier, everything may have.
 
 Events:
 

@@ -142,6 +142,8 @@ class KubeconfigSecret:
         self._api = api
         self._path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
         self._label = f"Secret {namespace}/{name}"
+        self.show_writers = f"`kubectl -n {namespace} get secret {name} -o yaml --show-managed-fields`"
+        """The command that shows who wrote it last."""
 
     def place(self, key: str) -> TokenSecret:
         """The token under that key, which is the name of the mounted file."""
@@ -219,7 +221,7 @@ class TokenSecret:
         raise ClusterConflict(
             f"it was changed {SWAPS} times while one key of it was to be written",
             where=self.label,
-            remedy="see who keeps writing it: `kubectl get secret --show-managed-fields -o yaml`",
+            remedy=f"see who keeps writing it: {self._secret.show_writers}",
         )
 
 

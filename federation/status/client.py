@@ -158,14 +158,18 @@ class StatusClient:
         except (msgspec.MsgspecError, UnicodeError):
             details = ProblemDetails(title="", status=status)
         said = details.detail
-        remedy = {
-            401: "give the status token with --token-file, or to the context with `federation context add --replace`",
-            403: "give the operate token with --token-file; without tokens, ask on the hub's machine",
-        }
+        remedy = details.remedy
+        if status == 401:  # the hub cannot know how this command is given a token
+            remedy = (
+                "give the status token with --token-file, or to the context with "
+                "`federation context add --replace`"
+            )
+        elif status == 403 and not remedy:
+            remedy = "give the operate token with --token-file; without tokens, ask on the hub's machine"
         return StatusUnavailable(
             f"the hub answered {status}" + (f": {said}" if said else ""),
             where=self.url + path,
-            remedy=details.remedy or remedy.get(status, ""),
+            remedy=remedy,
         )
 
     def _headers(self) -> dict[str, str]:

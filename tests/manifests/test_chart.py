@@ -102,6 +102,8 @@ def test_the_schema_takes_the_examples(choice: Path) -> None:
         ("configuration: {settings: {trust_domain: a}}", "configuration.settings: Additional properties"),
         ("configuration: {settings: {controller: {rotation: {waves: many}}}}", "rotation.waves: 'many'"),
         ("service: {type: ExternalName}", "service.type: 'ExternalName' is not one of"),
+        ("status: {tokens: [{name: ann}]}", "status.tokens.0: 'sha256' is a required"),
+        ("status: {oidc: {issuer: https://login.example.org}}", "status.oidc: "),
         ("state: {kind: etcd}", "state.kind: 'etcd' is not one of"),
         ("openshift: 'yes'", "openshift: 'yes' is not one of"),
         ("nothing: {}", ": Additional properties"),

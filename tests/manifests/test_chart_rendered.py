@@ -9,6 +9,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -228,6 +229,35 @@ def test_openshift_and_prometheus_operator_are_found_where_they_are() -> None:
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert endpoint["authorization"]["credentials"]["name"] in there.secrets("controller")
     assert off == chart.rendered()
+
+
+def test_callers_of_status_are_asked_of_the_cluster_only_where_that_is_switched_on() -> None:
+    def delegated(tree: Tree) -> list[Object]:
+        return [item for item in tree.all("ClusterRoleBinding") if "delegator" in item["roleRef"]["name"]]
+
+    off, on = chart.rendered(), chart.rendered("--values", choice("every-value"))
+
+    assert delegated(off) == []
+    (binding,) = delegated(on)
+    assert binding["roleRef"]["name"] == "system:auth-delegator"
+    subject = {"kind": "ServiceAccount", "name": "federation-controller", "namespace": chart.NAMESPACE}
+    assert binding["subjects"] == [subject]
+    status = configuration(on).status
+    assert status.kubernetes is not None
+    assert status.kubernetes.credentials.in_cluster
+    assert status.kubernetes.audience == "mesh-hub"
+    assert status.oidc is not None
+    assert (status.oidc.issuer, status.oidc.read) == ("https://login.example.org", ("platform-readers",))
+    assert [(token.name, token.right) for token in status.tokens] == [("ann", "operate")]
+    assert configuration(off).status == replace(
+        configuration(off).status, tokens=(), kubernetes=None, oidc=None
+    )
+    files = ("--set", "state.kind=files", "--set", "status.kubernetes.enabled=true")
+    pods = {role: chart.rendered(*files).pod(role) for role in ROLES}
+    assert {role: pod["automountServiceAccountToken"] for role, pod in pods.items()} == {
+        "controller": True,
+        "signer": False,
+    }
 
 
 def test_the_dashboard_and_the_address_of_runbooks_are_rendered() -> None:

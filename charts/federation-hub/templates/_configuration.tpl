@@ -35,6 +35,11 @@
 {{- $_ := set $status "certificate_file" (printf "/etc/federation/%s/tls.crt" $folder) -}}
 {{- $_ := set $status "key_file" (printf "/etc/federation/%s/tls.key" $folder) -}}
 {{- end -}}
+{{- with $values.status.tokens -}}{{- $_ := set $status "tokens" . -}}{{- end -}}
+{{- if $values.status.kubernetes.enabled -}}
+{{- $_ := set $status "kubernetes" (dict "in_cluster" true "audience" $values.status.kubernetes.audience) -}}
+{{- end -}}
+{{- with $values.status.oidc -}}{{- $_ := set $status "oidc" . -}}{{- end -}}
 {{- $_ := set $all "status" (mergeOverwrite $status ($all.status | default dict)) -}}
 
 {{- if eq $values.state.kind "kubernetes" -}}

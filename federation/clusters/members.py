@@ -83,6 +83,7 @@ class Members(Generic[T]):
         self._ending: dict[ClusterName, frozenset[asyncio.Task[None]]] = {}
         self._current: dict[ClusterName, T] = {}
         self._problems: dict[ClusterName, FederationError] = {}
+        self._ended = False
         self.current: Mapping[ClusterName, T] = MappingProxyType(self._current)
         """What ``start`` yielded for each cluster that runs now; a live view."""
 
@@ -103,6 +104,7 @@ class Members(Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended = True
         for name in list(self._running):
             self._stop(name)
         await self._tasks.__aexit__(kind, error, trace)
@@ -111,8 +113,10 @@ class Members(Generic[T]):
         """Start what is new, stop what is gone, restart what changed; the others are not touched.
 
         Returns at once: a cluster that takes long to end or to start delays no other. Within one cluster
-        the old member has ended before the new one starts.
+        the old member has ended before the new one starts. Nothing is started any more once all of them are stopped.
         """
+        if self._ended:
+            return  # whoever applies a configuration may end later than the clusters do
         wanted = {config.name: config for config in configs}
         for name in [name for name in self._running if name not in wanted]:
             self._stop(name)

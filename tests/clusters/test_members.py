@@ -354,3 +354,15 @@ async def test_a_real_cluster_moves_to_another_address(tmp_path: Path) -> None:
                 lambda: (session := members.current.get(config.name)) and session.server == new.url
             )
             assert await members.current[config.name].get("/version")
+
+
+async def test_nothing_is_started_once_all_were_stopped(tmp_path: Path) -> None:
+    """Whoever applies a configuration may end after the clusters do: an error there would hide why the role ends."""
+    story = Story()
+    members = members_of(story.start)
+    async with members:
+        await members.apply([cluster_config("east", tmp_path)])
+        await eventually(lambda: names(members) == {"east"})
+    await members.apply([cluster_config("east", tmp_path), cluster_config("west", tmp_path)])
+    assert story.events == ["east begins", "east ends"]
+    assert not members.configs

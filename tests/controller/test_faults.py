@@ -168,6 +168,30 @@ async def test_a_lost_event_is_made_up_for_where_a_write_is_not_confirmed(
         assert east.requests.count(verb="list", resource="configmaps") == lists + 1
 
 
+async def test_a_write_that_the_watch_does_not_show_yet_is_not_made_again(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All namespaces are checked when the API server is back from an error: what is on its way to be seen can wait."""
+    monkeypatch.setattr("federation.controller.publication.publisher.CONFIRM", PATIENCE)
+    east = one.clusters["east"]
+    async with one.controller():
+        await one.until(lambda r: everywhere(r, "east") == 4)
+        lost = east.faults.inject(Lost(), verb="watch", resource="configmaps", times=1)
+        east.create_namespace("new")
+        await eventually(lambda: lost.hits == 1 and one.observed("east", "new") is not None)
+        refused = east.faults.inject(
+            Answer(500, "InternalError", "etcd is away"), verb="patch", namespace="other"
+        )
+        east.create_namespace("other")
+        await eventually(lambda: refused.hits > 0)
+        asked = east.requests.count(resource="/version")
+        await eventually(lambda: east.requests.count(resource="/version") > asked + 1)
+        east.faults.clear()
+        await one.until(lambda r: everywhere(r, "east") == 6)
+        written = [each.info.namespace for each in east.requests.recent if each.info.verb == "patch"]
+        assert written.count("new") == 1
+
+
 async def test_a_storm_of_410_loses_nothing(two: World) -> None:
     west = two.clusters["west"]
     async with two.controller():
@@ -266,6 +290,7 @@ async def test_a_count_that_lacks_a_namespace_is_used_for_a_moment(
             member.facts()
         assert member.recounts - counted <= 1 + (one.clock.monotonic() - began) / LONGEST_COUNT_AGE
         east.end_watches()
+        east.compact()  # so that all is listed anew, and what was lost is found
         await one.until(lambda r: everywhere(r, "east") == 15)
 
 

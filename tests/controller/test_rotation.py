@@ -32,7 +32,7 @@ from federation.core.documents.signer import (
     WorkloadsReport,
 )
 from federation.core.documents.trust import Current
-from federation.core.errors import InvalidValue
+from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.rotation.effects import SigningDirectives
@@ -327,7 +327,8 @@ class Signer:
     async def running(self) -> AsyncIterator[Signer]:
         async def keep() -> None:
             while True:
-                await self.step()
+                with contextlib.suppress(StateUnavailable):  # as a signer does where the disk is slow
+                    await self.step()
                 await asyncio.sleep(0.1)
 
         async with asyncio.TaskGroup() as group:

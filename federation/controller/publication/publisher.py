@@ -328,7 +328,7 @@ class Publisher:
         self._retries: dict[str, Backoff] = {}
         self._to_restore: set[str] = set()
         self._unanswered: set[str] = set()  # where the last write failed for a reason of the whole cluster
-        self._unconfirmed: dict[str, Target] = {}  # what was written there, and not shown by the watch since
+        self._unconfirmed: dict[str, tuple[Target, float]] = {}  # what was written, not shown since, and until when
         self._relists = Relists(clock, self._where)
         self._again_at = 0.0
         self._refusing: deque[str] = deque()
@@ -452,7 +452,7 @@ class Publisher:
         if self._resume_at > self._clock.monotonic():
             self._enqueue(namespace)
         elif self._is_wanted(namespace, target):
-            if self._unconfirmed.get(namespace) is target and self._relists.allow(namespace):
+            if self._awaited(namespace, target) is not None and self._relists.allow(namespace):
                 self._watch.renew()
             await self._write(namespace, target)
 
@@ -474,10 +474,20 @@ class Publisher:
             return False
         if self._stays(namespace, observed):
             return False
-        if (wait := self.contention.wait(namespace, self._clock.monotonic())) > 0:
+        now = self._clock.monotonic()
+        wait = max(self.contention.wait(namespace, now), (self._awaited(namespace, target) or now) - now)
+        if wait > 0:
             self._postpone(namespace, wait)
             return False
         return True
+
+    def _awaited(self, namespace: str, target: Target) -> float | None:
+        """Until when the watch may take to show what was written there; None where it has shown something since.
+
+        To make the write again before then, because all namespaces are checked for another reason, would be in vain.
+        """
+        written, until = self._unconfirmed.get(namespace, (None, 0.0))
+        return until if written is target else None
 
     async def _write(self, namespace: str, target: Target) -> None:
         observed = self._watch.observed_in(namespace)
@@ -506,7 +516,7 @@ class Publisher:
         if self.tally.accepted(namespace):
             for other in self.tally.forbidden:
                 self._enqueue(other)
-        self._unconfirmed[namespace] = target
+        self._unconfirmed[namespace] = target, self._clock.monotonic() + CONFIRM
         self._postpone(namespace, CONFIRM)
 
     async def _claim(self, path: str, target: Target) -> None:

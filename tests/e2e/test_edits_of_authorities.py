@@ -407,7 +407,8 @@ async def test_a_hub_without_its_state_publishes_and_issues_nothing_in_its_forme
             await asyncio.sleep(1.5)  # signers look for directives twice a second
             asked.cancel()
             assert await asked == 0
-        async with asyncio.timeout(PATIENCE):  # a cluster that does not answer for a moment has that said of it
+        # A cluster that does not answer for a moment has that said of it.
+        async with asyncio.timeout(PATIENCE):
             code, output = await verify(box)
             while f'add "{identity}" to controller.adopt_hubs' not in output:
                 assert code == 1, output

@@ -328,7 +328,9 @@ class Publisher:
         self._retries: dict[str, Backoff] = {}
         self._to_restore: set[str] = set()
         self._unanswered: set[str] = set()  # where the last write failed for a reason of the whole cluster
-        self._unconfirmed: dict[str, tuple[Target, float]] = {}  # what was written, not shown since, and until when
+        self._unconfirmed: dict[
+            str, tuple[Target, float]
+        ] = {}  # what was written, not shown since, and until when
         self._relists = Relists(clock, self._where)
         self._again_at = 0.0
         self._refusing: deque[str] = deque()

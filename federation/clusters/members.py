@@ -116,7 +116,7 @@ class Members(Generic[T]):
         the old member has ended before the new one starts. Nothing is started any more once all of them are stopped.
         """
         if self._ended:
-            return  # whoever applies a configuration may end later than the clusters do
+            return  # what applies a configuration may end later than the clusters do
         wanted = {config.name: config for config in configs}
         for name in [name for name in self._running if name not in wanted]:
             self._stop(name)

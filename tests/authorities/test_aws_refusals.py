@@ -241,12 +241,15 @@ async def test_a_hung_call_ends_in_time_and_counts_as_issued(world: World) -> No
 
 
 async def test_what_is_never_issued_counts_as_issued(world: World) -> None:
-    async with opened(world, await world.private_ca(timeout=6.0), SystemClock()) as authority:
-        world.front.before = answering("GetCertificate", lambda _: refuse("RequestInProgressException"))
-        with pytest.raises(AuthorityUncertain) as caught:
-            await authority.issue(order())
-        assert "accepted" in str(caught.value)
-        assert 1 <= len(world.front.calls("GetCertificate")) <= POLLS_PER_CERTIFICATE + 1
+    world.front.before = answering("GetCertificate", lambda _: refuse("RequestInProgressException"))
+    for timeout in (6.0, 60.0):  # on a busy machine the first may end before the call was accepted
+        async with opened(world, await world.private_ca(timeout=timeout), SystemClock()) as authority:
+            with pytest.raises(AuthorityUncertain) as caught:
+                await authority.issue(order())
+        if world.front.calls("GetCertificate"):
+            break
+    assert "accepted" in str(caught.value)
+    assert 1 <= len(world.front.calls("GetCertificate")) <= POLLS_PER_CERTIFICATE + 1
 
 
 @pytest.mark.parametrize(

@@ -357,7 +357,7 @@ async def test_a_real_cluster_moves_to_another_address(tmp_path: Path) -> None:
 
 
 async def test_nothing_is_started_once_all_were_stopped(tmp_path: Path) -> None:
-    """Whoever applies a configuration may end after the clusters do: an error there would hide why the role ends."""
+    """What applies a configuration may end after the clusters do: an error there would hide why the role ends."""
     story = Story()
     members = members_of(story.start)
     async with members:

@@ -101,8 +101,10 @@ async def test_clusters_come_and_go_without_disturbing_the_others(two: World) ->
     two.write_config()
     async with two.controller():
         await two.published()
-        await two.until(lambda r: r.clusters["east"].state == "ready")  # with every watch
+        await two.until(lambda r: r.clusters["east"].state == "ready")
         east = two.clusters["east"].requests
+        webhooks = ("validatingwebhookconfigurations", "mutatingwebhookconfigurations")
+        await eventually(lambda: all(east.count(verb="watch", resource=each) for each in webhooks))
         watches = east.count(verb="watch")
         two.registered = ["east", "west"]
         two.write_config()

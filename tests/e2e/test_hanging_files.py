@@ -30,7 +30,15 @@ from tests.support.pki import intermediate, root
 LONG: typing.Final = 600.0
 """Seconds after which a process counts as one that never ends. It reads for ten; the machine may be busy."""
 
-END_BY_THEMSELVES: typing.Final = frozenset({"configuration", "status certificate", "status key"})
+END_BY_THEMSELVES: typing.Final = frozenset(
+    {
+        "configuration",
+        "status certificate",
+        "status key",
+        "kubeconfig of the callers' cluster",
+        "kubeconfig of the kubeconfigs' Secrets",
+    }
+)
 """Cases in which a role refuses to start after its time limit for reading. They get no SIGTERM: on a busy machine it
 could arrive while the process is ending, and a process without its loop dies of the signal."""
 
@@ -131,6 +139,27 @@ CASES = [
         ("StatusConfig.key_file",),
         ("controller",),
         {"status": 'certificate_file = "chain.pem"\nkey_file = "hangs"'},
+    ),
+    Case(
+        "kubeconfig of the callers' cluster",
+        ("KubernetesCallersConfig.kubeconfig",),
+        ("controller",),
+        {"more": '[status.kubernetes]\nkubeconfig = "hangs"'},
+    ),
+    Case(
+        "CA of the callers' issuer",
+        ("OidcCallersConfig.ca_file",),
+        ("controller",),
+        {
+            "more": '[status.oidc]\nissuer = "https://127.0.0.1:1"\naudience = "hub"\nread = ["a"]\n'
+            'ca_file = "hangs"'
+        },
+    ),
+    Case(
+        "kubeconfig of the kubeconfigs' Secrets",
+        ("KubeconfigSecretsTable.kubeconfig",),
+        BOTH,
+        {"more": '[kubeconfig_secrets]\nnamespace = "a"\nkubeconfig = "hangs"'},
     ),
     Case("chain", ("LocalAuthorityConfig.certificate_file",), fields=local("hangs", "key.pem")),
     Case("key", ("LocalAuthorityConfig.key_file",), fields=local("chain.pem", "hangs")),

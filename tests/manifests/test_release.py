@@ -43,7 +43,8 @@ def files_of_a_release() -> list[Path]:
     return [
         path
         for path in found
-        if not made & set(path.parts) and not any(part.endswith(".egg-info") for part in path.parts)
+        if not made & set(parts := path.relative_to(ROOT).parts)
+        and not any(part.endswith(".egg-info") for part in parts)
     ]
 
 

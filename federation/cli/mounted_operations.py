@@ -12,7 +12,7 @@ from federation.core.documents.controller import Operation
 from federation.state.store import StateStore
 from federation.status.answers import problem
 from federation.status.app import Mounted
-from federation.status.authorization import described, may_operate, usable_token
+from federation.status.authorization import may_operate, usable_token, verified_name
 from federation.status.encoding import encode_answer
 from federation.status.rotation import operation_view
 from federation.status.rotation_model import OperationView
@@ -47,7 +47,7 @@ def operations(
         encode=_encoded,
         problem=problem,
         may_operate=may_operate,
-        name_of=described,
+        caller_of=verified_name,
         leads=leads,
     )
 

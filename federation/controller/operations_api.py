@@ -16,13 +16,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import hdrs, web
 
-from federation.controller.rotation.operations import VERBS, OperationDesk
+from federation.controller.rotation.operations import MOST_ARGUMENT, VERBS, OperationDesk, Requester
+from federation.core.audit import NONE, ActorKind, audit_fields
 from federation.core.clock import Clock
 from federation.core.config.hub import HubConfig
 from federation.core.config.types import is_loopback
@@ -95,6 +96,7 @@ BODY_TIMEOUT: Final = 10.0  # seconds for a body to arrive
 MOST_WAITING: Final = 8  # operations that wait for the leader's decision at the same time
 MOST_CLAIM: Final = 100  # characters of a claimed author
 
+_logger = logging.getLogger(__name__)
 _audit = logging.getLogger("federation.controller.audit")
 
 
@@ -107,8 +109,16 @@ class OperationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     dismiss: anchor (a whole SHA-256), reason, and cluster where it is to be dismissed in that one alone.
     """
 
-    verb: str
-    arguments: dict[str, str] = {}
+    verb: Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(VERBS)})]
+    arguments: Annotated[
+        dict[str, str],
+        msgspec.Meta(
+            extra_json_schema={
+                "propertyNames": {"pattern": "^[a-z_]{1,32}$"},
+                "additionalProperties": {"type": "string", "maxLength": MOST_ARGUMENT},
+            }
+        ),
+    ] = {}
 
 
 class MakesProblemAnswer(Protocol):
@@ -145,9 +155,9 @@ class _Answered(Exception):
 class OperationsApi:
     """The handler. ``encode`` and ``problem`` make answers look like those of the API that it is part of.
 
-    ``may_operate`` says whether the guard has seen a credential of a caller that operates, ``name_of`` who was
-    verified, ``leads`` whether this controller
-    leads: without that token no other one can verify what it has taken in.
+    ``may_operate`` says whether the guard has seen a credential of a caller that operates, ``caller_of`` the name and
+    kind that were verified, ``leads`` whether this controller leads: without that token no other one can verify what it
+    has taken in.
     """
 
     def __init__(
@@ -159,12 +169,12 @@ class OperationsApi:
         encode: Callable[[Operation], bytes],
         problem: MakesProblemAnswer,
         may_operate: Callable[[web.Request], bool],
-        name_of: Callable[[web.Request], str],
+        caller_of: Callable[[web.Request], tuple[str, ActorKind]],
         leads: Callable[[], bool],
     ) -> None:
         self._leads = leads
         self._may_operate = may_operate
-        self._name_of = name_of
+        self._caller_of = caller_of
         self._desk = desk
         self._config = config
         self._encode = encode
@@ -191,9 +201,7 @@ class OperationsApi:
             return await self._submit(request, requested)
         except _Answered as answered:
             if answered.response.status not in {409, 503}:
-                _audit.warning(
-                    "an operation from %s was not taken: %d", request.remote, answered.response.status
-                )
+                self._audit_refusal(request, answered.response.status)
                 answered.response.force_close()  # nothing reads a body that was not taken
             return answered.response
 
@@ -271,16 +279,10 @@ class OperationsApi:
             )
         arguments = dict(requested.arguments)
         try:
-            author = self._author(request, arguments.pop("author", ""))
+            requester = self._requester(request, arguments.pop("author", ""))
             self._waiting += 1
             try:
-                _audit.info(
-                    "%s requested by %s",
-                    requested.verb if requested.verb in VERBS else "an unknown verb",
-                    author,
-                    extra={"arguments": {name[:32]: value[:200] for name, value in arguments.items()}},
-                )
-                decided = await self._desk.submit(requested.verb, arguments, author=author)
+                decided = await self._desk.submit(requested.verb, arguments, requester=requester)
             finally:
                 self._waiting -= 1
         except InvalidValue as error:
@@ -288,7 +290,7 @@ class OperationsApi:
         except NotReady as error:
             raise self._refusal(503, "No leader", str(error), remedy=error.remedy) from None
         except StateUnavailable as error:
-            _audit.error("an operation cannot be written: %s", error.diagnostics())
+            _logger.error("an operation cannot be written: %s", error.diagnostics())
             raise self._refusal(
                 503,
                 "State unavailable",
@@ -301,15 +303,27 @@ class OperationsApi:
             content_type="application/json",
         )
 
-    def _author(self, request: web.Request, claim: str) -> str:
+    def _requester(self, request: web.Request, claim: str) -> Requester:
         """Who was let in, and what they say of themselves. Raises InvalidValue."""
         if len(claim) > MOST_CLAIM or not claim.isprintable():
             raise InvalidValue(
                 f"an author is at most {MOST_CLAIM} printable characters", remedy="write a name, or none"
             )
-        who = self._name_of(request)
-        claimed = f" (says: {claim})" if claim else ""
-        return f"{who}, from {request.remote or 'an unknown address'}{claimed}"
+        name, kind = self._caller_of(request)
+        return Requester(name=name, kind=kind, source=request.remote or "", claim=claim)
+
+    def _audit_refusal(self, request: web.Request, status: int) -> None:
+        name, kind = self._caller_of(request)
+        source = request.remote or NONE
+        _audit.warning(
+            "an operation from %s was not taken: %d",
+            source,
+            status,
+            extra={
+                **audit_fields("refuse_request", actor=name, actor_kind=kind, source=source, object=PATH),
+                "status": status,
+            },
+        )
 
     def _too_many(self, wait: float) -> _Answered:
         seconds = str(int(wait) + 1)

@@ -24,6 +24,7 @@ from typing import Final
 
 import msgspec
 
+from federation.core.audit import NONE, audit_fields
 from federation.core.call_slots import CallSlot
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
@@ -79,6 +80,8 @@ class VerifiedRequest(msgspec.Struct, frozen=True):
     checked: CertificateRequest
     subject: tuple[str, str, str]
     """Cluster, account and pod: of the identities that a node proxy asks for, each is one."""
+    source: str
+    """The address that it came from, for the audit."""
 
 
 class Issuance:
@@ -133,7 +136,7 @@ class Issuance:
             # 1. Attest: the caller's own cluster proves its token; nothing else decides who it is.
             member, attestor, caller = await self._attest(evidence, call_slot, call)
             # 2. and 3. Policy and request: what that cluster lets the caller have, and a CSR that holds nothing more.
-            verified = await self._permit(member, attestor, caller, request)
+            verified = await self._permit(member, attestor, caller, request, call_slot.peer)
             for _ in range(ATTEMPTS - 1):
                 try:
                     return await self._attempt(verified)
@@ -142,7 +145,12 @@ class Issuance:
             return await self._attempt(verified)
 
     async def _permit(
-        self, member: Registered, attestor: ClusterAttestor, caller: Caller, request: SigningRequest
+        self,
+        member: Registered,
+        attestor: ClusterAttestor,
+        caller: Caller,
+        request: SigningRequest,
+        source: str,
     ) -> VerifiedRequest:
         """The request that the caller may make. Raises Refused."""
         config = member.config
@@ -155,7 +163,7 @@ class Issuance:
         else:
             check_policy(caller, config)
         # 3. Request: the CSR holds the identity that was proved, and nothing more; no reserved one.
-        verified = self._verify_request(caller, config, request)
+        verified = self._verify_request(caller, config, request, source)
         check_reserved(caller, config, self._registry.reserved)
         return verified
 
@@ -235,7 +243,7 @@ class Issuance:
         return member, attestor, caller
 
     def _verify_request(
-        self, caller: Caller, config: ClusterConfig, request: SigningRequest
+        self, caller: Caller, config: ClusterConfig, request: SigningRequest, source: str
     ) -> VerifiedRequest:
         """What the caller asks for, and as which kind of leaf it gets it. Raises RequestRefused."""
         accepted, account = config.policy.key_kinds, caller.account
@@ -246,7 +254,7 @@ class Issuance:
             profile, identity = LeafProfile.WORKLOAD, SpiffeId(self._trust_domain, account)
             checked = check_request(request.csr_pem, identity=identity, accepted_keys=accepted)
         subject = config.name.value, str(account), caller.pod
-        return VerifiedRequest(caller, config, request, profile, checked, subject)
+        return VerifiedRequest(caller, config, request, profile, checked, subject, source)
 
     def _bounded(
         self,
@@ -282,12 +290,26 @@ class Issuance:
     ) -> None:
         """Remember who has a certificate and until when, and write it to the audit log."""
         caller, cluster = verified.caller, verified.config.name.value
+        before = self._renewals.end_of(verified.subject)
         self._renewals.issued(verified.subject, at=now, not_after=leaf.not_after)
         if not verified.config.is_own(caller.account):
             self._callers.issued(cluster, caller.pod_uid, at=now, not_after=leaf.not_after)
         if not _audit.isEnabledFor(logging.INFO):
             return
-        values: dict[str, str | int] = {"cluster": cluster, "pod": caller.pod}
+        names = ", ".join(verified.checked.names)
+        values: dict[str, str | int] = {
+            **audit_fields(
+                "issue",
+                actor=str(caller.impersonator or caller.account),
+                actor_kind="workload" if caller.impersonator is None else "node-proxy",
+                source=verified.source,
+                object=names,
+                before=NONE if before is None else before.isoformat(),
+                after=leaf.not_after.isoformat(),
+            ),
+            "cluster": cluster,
+            "pod": caller.pod,
+        }
         if caller.impersonator is not None:
             values |= {"impersonator": str(caller.impersonator), "node": caller.node}
         values |= {
@@ -297,7 +319,7 @@ class Issuance:
             "authority": leaf.issuers[0].sha256,
             "generation": context.trust.number,
         }
-        log_info(_audit, f"issued {', '.join(verified.checked.names)}", values)
+        log_info(_audit, f"issued {names}", values)
 
 
 def require_published(issuers: tuple[Certificate, ...], trust: AcceptedTrust) -> None:

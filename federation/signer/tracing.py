@@ -171,10 +171,15 @@ class TracedIssuance(Issuance):
             return found
 
     async def _permit(
-        self, member: Registered, attestor: ClusterAttestor, caller: Caller, request: SigningRequest
+        self,
+        member: Registered,
+        attestor: ClusterAttestor,
+        caller: Caller,
+        request: SigningRequest,
+        source: str,
     ) -> VerifiedRequest:
         with self._tracing.step("policy", {"federation.cluster": member.name}):
-            return await super()._permit(member, attestor, caller, request)
+            return await super()._permit(member, attestor, caller, request, source)
 
     async def _record(self, delivery: Delivery) -> None:
         with self._tracing.step("record", {"federation.generation": delivery.generation}, leaves=True):

@@ -30,7 +30,7 @@ from federation.core.config.types import is_loopback
 from federation.core.errors import ConfigurationError, InvalidValue, Mistake, Unavailable
 from federation.files import read_in_time
 from federation.status.answers import Handler, peer_of, problem, too_many
-from federation.status.callers import Authenticator, StatusCaller, unverified_claims
+from federation.status.callers import Authenticator, Kind, StatusCaller, unverified_claims
 from federation.status.rate_limits import RateLimiter
 from federation.status.routes import Right
 from federation.status.view import ConfigStatus
@@ -200,9 +200,10 @@ def caller_of(request: web.Request) -> str:
     return f"{request[CALLER].description}@{address_of(peer_of(request.transport))}"
 
 
-def described(request: web.Request) -> str:
-    """The verified name of the caller of a request that the guard let in, and its kind."""
-    return request[CALLER].description
+def verified_name(request: web.Request) -> tuple[str, Kind]:
+    """The name of the caller of a request that the guard let in, and how it was verified."""
+    caller = request[CALLER]
+    return caller.name, caller.kind
 
 
 class _Refused(Exception):

@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from federation.core.audit import FIELDS
 from federation.core.identity import SpiffeId
 from federation.core.istio.ca_protocol import METHOD, IstioCertificateRequest, encode_request
 from federation.runtime.clock import SystemClock
@@ -522,6 +523,15 @@ async def test_the_log_and_the_audit_name_caller_and_identity(
             "pod": "ztunnel-a",
             "node": "node-1",
         }
+        assert {name: getattr(audit, name) for name in FIELDS if name != "source"} == {
+            "actor": "istio-system/ztunnel",
+            "actor_kind": "node-proxy",
+            "action": "issue",
+            "object": str(SHOP),
+            "before": "none",
+            "after": getattr(audit, "not_after", ""),
+        }
+        assert getattr(audit, "source", "").startswith("ipv4:127.0.0.1:")
         (refusal,) = (r for r in caplog.records if getattr(r, "reason", "") == "impersonated_off_node")
         assert getattr(refusal, "cluster", "") == "east"
         for part in ("east", "istio-system/ztunnel", "ztunnel-a", "node-1", str(away)):

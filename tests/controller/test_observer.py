@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +38,7 @@ from federation.state.files import FileStore
 from federation.state.store import Stored
 from tests.support.clock import VirtualClock
 from tests.support.patience import PATIENCE
-from tests.support.seals import SEAL
+from tests.support.seals import OPERATOR, SEAL
 
 CONFIG = """
 trust_domain = "mesh.example"
@@ -242,8 +243,9 @@ def test_any_number_is_formatted_as_an_instant(seconds: float) -> None:
 
 
 async def test_with_damaged_bounds_operations_are_carried_out_and_no_gate_opens(
-    store: FileStore, config: HubConfig
+    store: FileStore, config: HubConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="federation.controller.audit")
     clock = VirtualClock()
     sides = Side(root="a" * 64, intermediate="1" * 64), Side(root="b" * 64, intermediate="2" * 64)
     rotation = Rotation(
@@ -266,7 +268,7 @@ async def test_with_damaged_bounds_operations_are_carried_out_and_no_gate_opens(
 
     desk = OperationDesk(store, clock=clock, random_bytes=os.urandom, mac=SEAL)
     asked = asyncio.create_task(
-        desk.submit("quarantine", {"cluster": "west", "reason": "burnt"}, author="test")
+        desk.submit("quarantine", {"cluster": "west", "reason": "burnt"}, requester=OPERATOR)
     )
     await clock.until_sleeping()
     assert await driver.step(config, see, enact)
@@ -274,6 +276,11 @@ async def test_with_damaged_bounds_operations_are_carried_out_and_no_gate_opens(
     assert "horizons/bad" in driver.report.problem
     await until(lambda: asked.done(), clock)
     assert (await asked).outcome == "done"
+    (decided,) = (r for r in caplog.records if getattr(r, "action", "") == "decide_operation")
+    assert (getattr(decided, "before", ""), getattr(decided, "after", "")) == (
+        "rotation 1 ACTIVE",
+        "rotation 1 ACTIVE; quarantined west",
+    )
     assert not await driver.step(config, see, enact)
     unmet = {c.name: c.detail for c in driver.report.conditions if not c.met}
     assert "leaves that need it may live until" in unmet["drained"]

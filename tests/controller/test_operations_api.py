@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from federation.cli.mounted_operations import operations
 from federation.controller.rotation.operations import VERBS, WAIT
+from federation.core.audit import FIELDS
 from federation.core.config.hub import StatusConfig
 from federation.core.config.types import Address
 from federation.core.documents.controller import Operation
@@ -28,6 +29,7 @@ from federation.core.documents.keys import OPERATIONS
 from federation.core.errors import FederationError
 from federation.core.rotation.record import OperationRefused
 from federation.runtime.clock import SystemClock
+from federation.runtime.logs import JsonFormatter
 from federation.status.app import create_app
 from federation.status.authorization import CALLER
 from federation.status.callers import StatusCaller
@@ -110,6 +112,41 @@ async def test_what_the_leader_decides_is_the_answer_with_who_asked(
         assert [operation["id"] for operation in audit["operations"]] == [body["id"]]
     assert "start requested by no token, from 127.0.0.1 (says: Ann)" in caplog.text
     assert "start by no token, from 127.0.0.1 (says: Ann): done" in caplog.text
+
+
+async def test_every_line_of_the_audit_has_the_same_fields(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="federation.controller.audit")
+    async with start(token=True) as hub, deciding(hub.store, done):
+        _, body, _ = await hub.post(
+            {"verb": "start", "arguments": {"reason": "yearly", "author": "Ann"}},
+            headers={"Authorization": f"Bearer {TOKEN}"},
+        )
+        await hub.post({"verb": "nonsense"}, headers={"Authorization": f"Bearer {TOKEN}"})
+    formatter = JsonFormatter({})
+    records = [record for record in caplog.records if record.name == "federation.controller.audit"]
+    lines = [json.loads(formatter.format(record)) for record in records]
+    requested, decided, rejected = lines
+    assert all(set(FIELDS) <= set(line) and "" not in [line[name] for name in FIELDS] for line in lines)
+    assert {name: requested[name] for name in (*FIELDS, "claim", "operation")} == {
+        "actor": "operate token",
+        "actor_kind": "token",
+        "source": "127.0.0.1",
+        "action": "request_operation",
+        "object": "start",
+        "before": "none",
+        "after": "none",
+        "claim": "Ann",
+        "operation": body["id"],
+    }
+    assert (decided["action"], decided["actor"]) == ("decide_operation", body["author"])
+    assert (decided["operation"], decided["outcome"]) == (body["id"], "done")
+    assert (rejected["action"], rejected["actor"], rejected["status"]) == (
+        "refuse_request",
+        "operate token",
+        400,
+    )
 
 
 async def test_without_an_operate_token_only_the_leader_takes_operations(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from tests.controller.world import TRUST_DOMAIN, World, intermediate, root
 from tests.support import pki
 from tests.support.clock import VirtualClock
 from tests.support.patience import PATIENCE
-from tests.support.seals import SEAL
+from tests.support.seals import OPERATOR, SEAL
 
 A = Side(root="a" * 64, intermediate="1" * 64)
 B = Side(root="b" * 64, intermediate="2" * 64)
@@ -103,10 +103,10 @@ async def test_an_operation_is_answered_by_what_the_leader_decided(tmp_path: Pat
     store = FileStore(tmp_path, clock)
     desk = OperationDesk(store, clock=clock, random_bytes=os.urandom, mac=SEAL)
     queue = OperationQueue(store, clock=clock, mac=SEAL)
-    waiting = asyncio.create_task(desk.submit("abort", {"reason": "enough"}, author="operator"))
+    waiting = asyncio.create_task(desk.submit("abort", {"reason": "enough"}, requester=OPERATOR))
     await clock.until_sleeping()
     [(operation, version)] = await queue.pending()
-    assert (operation.verb, operation.author) == ("abort", "operator")
+    assert (operation.verb, operation.author) == ("abort", OPERATOR.author)
     refused = InvalidValue("nothing is under way", remedy="start one")
     await queue.decide(operation, version, refused)
     with pytest.raises(StateConflict):
@@ -378,7 +378,7 @@ async def until_state(world: World, state: State, *, limit: float = PATIENCE) ->
 
 async def operate(world: World, verb: str, **arguments: str) -> Operation:
     desk = OperationDesk(world.store, clock=world.clock, random_bytes=os.urandom, mac=SEAL)
-    return await desk.submit(verb, arguments, author="test")
+    return await desk.submit(verb, arguments, requester=OPERATOR)
 
 
 async def advance(world: World) -> None:

@@ -47,6 +47,7 @@ from federation.controller.rotation.operations import (
     OperationMac,
     OperationQueue,
     Proposed,
+    summary_of,
     taken_over,
 )
 from federation.controller.rotation.report import report_of_rotation
@@ -404,7 +405,10 @@ class RotationDriver:
                     raise
                 except FederationError as error:
                     refused = error
-            await self._queue.decide(operation, version, refused)
+            after = self.rotation_store.record
+            await self._queue.decide(
+                operation, version, refused, before=summary_of(before), after=summary_of(after)
+            )
             if self.rotation_store.record != before:
                 return
 

@@ -28,6 +28,7 @@ import msgspec
 from msgspec.structs import replace
 
 from federation.controller.publication.joining import MemberFacts
+from federation.core.audit import NONE, ActorKind, audit_fields
 from federation.core.clock import Clock
 from federation.core.config.hub import HubConfig
 from federation.core.config.mistakes import suggested_cluster
@@ -60,6 +61,9 @@ UNSEALED: Final = "unsealed"
 
 MOST_RECORDED: Final = 500
 """Operations that remain as an audit, the newest; one is some hundred bytes."""
+
+MOST_NAMED: Final = 10
+"""Clusters that a line of the audit names."""
 
 MOST_ARGUMENT: Final = 2000
 MOST_REFUSED: Final = 50  # at one reading; a script that ran for hours leaves thousands behind
@@ -120,6 +124,26 @@ class OperationMac:
         return hmac.new(key, content, sha256).hexdigest()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requester:
+    """Who asks for an operation: a name that was verified in the way that ``kind`` says, and the address.
+
+    ``claim`` is what the caller says of itself.
+    """
+
+    name: str
+    kind: ActorKind
+    source: str
+    claim: str = ""
+
+    @property
+    def author(self) -> str:
+        """As an operation's document has it."""
+        who = self.name if self.kind in {"local", "token"} else f"{self.kind} {self.name}"
+        claimed = f" (says: {self.claim})" if self.claim else ""
+        return f"{who}, from {self.source or 'an unknown address'}{claimed}"
+
+
 class OperationDesk:
     """Takes operations in and waits for their outcome."""
 
@@ -131,7 +155,7 @@ class OperationDesk:
         self._clock = clock
         self._random_bytes = random_bytes
 
-    async def submit(self, verb: str, arguments: Mapping[str, object], *, author: str) -> Operation:
+    async def submit(self, verb: str, arguments: Mapping[str, object], *, requester: Requester) -> Operation:
         """The operation as it was decided.
 
         Raises InvalidValue for what is none, NotReady where no leader decides in time (for a while it may still
@@ -141,9 +165,26 @@ class OperationDesk:
         operation = Operation(
             id=f"{now:%Y%m%d%H%M%S}.{self._random_bytes(8).hex()}",
             verb=verb,
-            author=author,
+            author=requester.author,
             asked=now.timestamp(),
             arguments=check_operation(verb, arguments),
+        )
+        _audit.info(
+            "%s requested by %s",
+            verb,
+            operation.author,
+            extra={
+                **audit_fields(
+                    "request_operation",
+                    actor=requester.name,
+                    actor_kind=requester.kind,
+                    source=requester.source,
+                    object=verb,
+                ),
+                "claim": requester.claim,
+                "operation": operation.id,
+                "arguments": operation.arguments,
+            },
         )
         key = f"{OPERATIONS}{operation.id}"
         await self._store.write(key, encode(await self._mac.set(operation)), create=True)
@@ -215,7 +256,7 @@ class OperationQueue:
         """
         authentic = [one for one in found if await self._mac.is_on(one[0])]
         for operation, version in [one for one in found if one not in authentic][:MOST_REFUSED]:
-            _audit.warning("an operation has no MAC of a controller: %s", operation.id)
+            _logger.warning("an operation has no MAC of a controller: %s", operation.id)
             with contextlib.suppress(StateConflict):
                 done = operation.id in applied
                 await self.decide(operation, version, None if done else _without_mac(), mac=not done)
@@ -237,9 +278,19 @@ class OperationQueue:
         return fresh
 
     async def decide(
-        self, operation: Operation, version: str, error: FederationError | None, *, mac: bool = True
+        self,
+        operation: Operation,
+        version: str,
+        error: FederationError | None,
+        *,
+        mac: bool = True,
+        before: str = NONE,
+        after: str = NONE,
     ) -> None:
-        """Write its outcome, with a MAC; raises StateConflict where another leader was quicker."""
+        """Write its outcome, with a MAC; raises StateConflict where another leader was quicker.
+
+        ``before`` and ``after`` are what it changed, for the audit (:func:`summary_of`).
+        """
         decided = msgspec.structs.replace(
             operation,
             decided=self._clock.now().timestamp(),
@@ -258,7 +309,21 @@ class OperationQueue:
             operation.verb,
             operation.author,
             decided.outcome + (f", {decided.detail}" if decided.detail else ""),
-            extra={"operation": operation.id, "arguments": operation.arguments},
+            extra={
+                **audit_fields(
+                    "decide_operation",
+                    actor=operation.author,
+                    actor_kind="operator",  # the line of the request has the name, with this operation's id
+                    source=NONE,
+                    object=operation.verb,
+                    before=before,
+                    after=after,
+                ),
+                "operation": operation.id,
+                "outcome": decided.outcome,
+                "reason": decided.reason,
+                "arguments": operation.arguments,
+            },
         )
 
     async def _trim(self, keys: list[str]) -> None:
@@ -266,6 +331,21 @@ class OperationQueue:
             if key in self._decided:
                 await self._store.delete(key)
                 self._decided.discard(key)
+
+
+def summary_of(record: RotationRecord) -> str:
+    """What operations change, in a line: the rotation's number and state, its wave, and the quarantines."""
+    rotation = record.rotation
+    said = "no rotation" if rotation is None else f"rotation {rotation.number} {rotation.state.value}"
+    if rotation is not None and rotation.wave:
+        said += f", wave {rotation.wave}"
+    clusters = sorted(record.quarantined)
+    if clusters:
+        more = f" and {len(clusters) - MOST_NAMED} more" if len(clusters) > MOST_NAMED else ""
+        said += f"; quarantined {', '.join(clusters[:MOST_NAMED])}{more}"
+    if record.compromised:
+        said += f"; compromised {len(record.compromised)}"
+    return said
 
 
 def _opened(key: str, stored: Stored | StateDamaged) -> tuple[Operation, str]:

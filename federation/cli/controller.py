@@ -96,7 +96,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
             open_member=partial(Member.open, secret=secret),
         )
         await serve_probes(stack, args.probes, clock, partial(_is_ready, role, store))
-        authenticators = await stack.enter_async_context(open_authenticators(status, clock))
+        authenticators = await stack.enter_async_context(open_authenticators(config, clock))
         server = serve(
             create_app(
                 store=store,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from federation.core.clock import Clock
-from federation.core.config.hub import HubConfig, StateConfig, StatusConfig
+from federation.core.config.hub import HubConfig, StateConfig
 from federation.core.config.types import Address
 from federation.core.errors import ConfigurationError, Mistake, NotReady
 from federation.runtime import logs, processes
@@ -218,17 +218,20 @@ async def open_secret(
 
 
 @contextlib.asynccontextmanager
-async def open_authenticators(status: StatusConfig, clock: Clock) -> AsyncIterator[list[Authenticator]]:
+async def open_authenticators(config: ConfigSource, clock: Clock) -> AsyncIterator[list[Authenticator]]:
     """What verifies callers of the status API, while the block runs; nothing is sent before a caller comes.
+
+    What is configured by now is opened; what is taken out of the configuration later lets no one in any more.
 
     Raises ConfigurationError for credentials that cannot be used.
     """
+    status = config.current.status
     found: list[Authenticator] = []
     async with contextlib.AsyncExitStack() as stack:
         if status.oidc is not None:
             from federation.status.oidc import OidcCallers
 
-            found.append(OidcCallers(status.oidc, clock))
+            found.append(OidcCallers(lambda: config.current.status.oidc, clock))
         if status.kubernetes is not None:
             from federation.clusters.members import followed
             from federation.core.config.clusters import ClusterTimeouts
@@ -244,7 +247,12 @@ async def open_authenticators(status: StatusConfig, clock: Clock) -> AsyncIterat
                     connections=CONNECTIONS,
                 )
             )
-            found.append(KubernetesCallers(session, clock, audience=status.kubernetes.audience))
+
+            def audience() -> str | None:
+                kubernetes = config.current.status.kubernetes
+                return None if kubernetes is None else kubernetes.audience
+
+            found.append(KubernetesCallers(session, clock, audience=audience))
         yield found
 
 

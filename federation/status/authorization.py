@@ -365,7 +365,9 @@ def _own_token_unusable() -> web.Response:
 
 
 def _bearer(request: web.Request) -> bytes:
-    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    """The bearer token; of two, such as a caller's and a proxy's, none: each could take the other for the one."""
+    headers = request.headers.getall(hdrs.AUTHORIZATION, [])
+    scheme, _, given = (headers[0] if len(headers) == 1 else "").partition(" ")
     return given.strip().encode(errors="replace") if scheme.lower() == "bearer" else b""
 
 

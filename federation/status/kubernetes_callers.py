@@ -12,7 +12,7 @@ Verdicts are remembered for seconds, so a token that was revoked or a binding th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -77,16 +77,17 @@ class Session(Protocol):
 
 
 class KubernetesCallers:
-    """Verifies tokens for ``audience`` at the API server of ``session``."""
+    """Verifies tokens for ``audience`` at the API server of ``session``; none while that is None."""
 
-    def __init__(self, session: Session, clock: Clock, *, audience: str) -> None:
+    def __init__(self, session: Session, clock: Clock, *, audience: Callable[[], str | None]) -> None:
         self._session = session
         self._audience = audience
         self._remembered = RememberedCallers(self._ask, clock, accepted=ACCEPTED, refused=REFUSED)
 
     def takes(self, claims: Mapping[str, Any]) -> bool:
         """Whether a token claims to be for the hub; any other one is none of its API server's business."""
-        return has_audience(claims, self._audience)
+        audience = self._audience()
+        return audience is not None and has_audience(claims, audience)
 
     def remembers(self, token: str) -> bool:
         """Whether that token was good a moment ago."""
@@ -97,14 +98,17 @@ class KubernetesCallers:
         return await self._remembered.caller(token)
 
     async def _ask(self, token: str) -> StatusCaller | None:
+        audience = self._audience()
+        if audience is None:
+            return None
         question = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
-            "spec": {"token": token, "audiences": [self._audience]},
+            "spec": {"token": token, "audiences": [audience]},
         }
         status = (await self._post(REVIEWS, question, _TokenAnswer, "TokenReview")).status
         user = status.user
-        if not status.authenticated or user is None or self._audience not in (status.audiences or []):
+        if not status.authenticated or user is None or audience not in (status.audiences or []):
             return None
         if not user.username or len(user.username) > MOST_NAME or not user.username.isprintable():
             return None

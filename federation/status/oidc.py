@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -48,11 +48,15 @@ class _Discovery(msgspec.Struct):
 
 
 class OidcCallers:
-    """Verifies tokens of the configured issuer."""
+    """Verifies tokens of the issuer that ``config`` names now; of none where it is None.
 
-    def __init__(self, config: OidcCallersConfig, clock: Clock) -> None:
+    So what is taken out of the configuration, the issuer or one who operates, counts at the next request.
+    """
+
+    def __init__(self, config: Callable[[], OidcCallersConfig | None], clock: Clock) -> None:
         self._config = config
         self._clock = clock
+        self._source: tuple[str, Path | None] = ("", None)
         self._keys: KeySet | None = None
         self._fetched = 0.0
         self._tried = float("-inf")
@@ -61,7 +65,12 @@ class OidcCallers:
 
     def takes(self, claims: Mapping[str, Any]) -> bool:
         """Whether a token claims to be of the issuer, for the hub."""
-        return claims.get("iss") == self._config.issuer and has_audience(claims, self._config.audience)
+        config = self._config()
+        return (
+            config is not None
+            and claims.get("iss") == config.issuer
+            and has_audience(claims, config.audience)
+        )
 
     def remembers(self, token: str) -> bool:  # noqa: ARG002  # verifying costs a signature and no call
         """Verifying is cheap."""
@@ -69,6 +78,9 @@ class OidcCallers:
 
     async def caller(self, token: str) -> StatusCaller | None:
         """Who that is, and what they may do. Raises Unavailable where the issuer's keys are not known."""
+        config = self._config()
+        if config is None:
+            return None
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
@@ -77,22 +89,22 @@ class OidcCallers:
         kind = header.get("typ", "JWT")
         if not isinstance(kid, str) or not isinstance(kind, str) or kind.lower() not in TYPES:
             return None
-        key = await self._key(kid)
+        key = await self._key(kid, config)
         if key is None:
             return None
-        claims = self._verified(token, key)
-        return None if claims is None else self._caller_of(claims)
+        claims = self._verified(token, key, config)
+        return None if claims is None else _caller_of(claims, config)
 
-    def _verified(self, token: str, key: TokenKey) -> dict[str, Any] | None:
+    def _verified(self, token: str, key: TokenKey, config: OidcCallersConfig) -> dict[str, Any] | None:
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key.public_key,
                 algorithms=sorted(key.algorithms),
-                audience=self._config.audience,
-                issuer=self._config.issuer,
+                audience=config.audience,
+                issuer=config.issuer,
                 options={
-                    "require": ["exp", "iss", "aud", self._config.name_claim],
+                    "require": ["exp", "iss", "aud", config.name_claim],
                     "verify_exp": False,  # by the hub's own clock, below
                     "verify_nbf": False,
                     "verify_iat": False,
@@ -106,24 +118,16 @@ class OidcCallers:
             return None
         return claims if now < ends + LEEWAY and now >= begins - LEEWAY else None
 
-    def _caller_of(self, claims: Mapping[str, Any]) -> StatusCaller | None:
-        name = claims[self._config.name_claim]
-        if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.isprintable():
-            return None
-        given = claims.get(self._config.rights_claim)
-        values = {each for each in (given if isinstance(given, list) else [given]) if isinstance(each, str)}
-        right = None
-        if values & set(self._config.operate):
-            right = Right.OPERATE
-        elif values & set(self._config.read):
-            right = Right.READ
-        return StatusCaller(name=name, kind="oidc", right=right)
-
-    async def _key(self, kid: str) -> TokenKey | None:
+    async def _key(self, kid: str, config: OidcCallersConfig) -> TokenKey | None:
         """The issuer's key of that name. Raises Unavailable where no keys are known that may still be used."""
+        source = config.issuer, config.ca_file
+        if source != self._source:  # the keys of another issuer are good for nothing
+            self._source, self._keys, self._tried = source, None, float("-inf")
         age = self._clock.monotonic() - self._fetched
         if self._keys is None or kid not in self._keys or age > FRESH:
-            await self._refresh()
+            await self._refresh(config)
+        if self._source != source:
+            return None  # the configuration was changed meanwhile
         if self._keys is None or self._clock.monotonic() - self._fetched > KEPT:
             raise Unavailable(
                 f"the keys of the issuer are not known: {self._failure}",
@@ -133,13 +137,16 @@ class OidcCallers:
             )
         return self._keys.get(kid)
 
-    async def _refresh(self) -> None:
+    async def _refresh(self, config: OidcCallersConfig) -> None:
         async with self._fetching:  # those who ask meanwhile share the result
             if self._clock.monotonic() - self._tried < PAUSE:
                 return
             self._tried = self._clock.monotonic()
             try:
-                self._keys = await self._fetch()
+                keys = await _fetch(config)
+                if (config.issuer, config.ca_file) != self._source:
+                    return
+                self._keys = keys
                 self._fetched = self._clock.monotonic()
                 self._failure = ""
             except InvalidValue as error:
@@ -149,21 +156,38 @@ class OidcCallers:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 self._failure = str(error)[:200] or type(error).__name__
 
-    async def _fetch(self) -> KeySet:
-        issuer = self._config.issuer
-        context = await read_in_time(str(self._config.ca_file or ""), partial(_tls, self._config.ca_file))
-        limit = aiohttp.ClientTimeout(total=TIMEOUT)
-        connector = aiohttp.TCPConnector(ssl=context, limit=1)
-        async with aiohttp.ClientSession(connector=connector, timeout=limit, trust_env=False) as session:
-            body = await _get(session, issuer.rstrip("/") + DISCOVERY)
-            try:
-                found = msgspec.json.decode(body, type=_Discovery)
-            except (msgspec.MsgspecError, UnicodeError, RecursionError):
-                raise InvalidValue("its discovery document cannot be read", where=issuer) from None
-            if found.issuer != issuer:
-                raise InvalidValue("its discovery document names another issuer", where=issuer)
-            _check_keys_address(found.jwks_uri, issuer)
-            return parse_key_set(await _get(session, found.jwks_uri), where=issuer)
+
+async def _fetch(config: OidcCallersConfig) -> KeySet:
+    issuer = config.issuer
+    context = await read_in_time(str(config.ca_file or ""), partial(_tls, config.ca_file))
+    limit = aiohttp.ClientTimeout(total=TIMEOUT)
+    connector = aiohttp.TCPConnector(ssl=context, limit=1)
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=limit, trust_env=False, auto_decompress=False
+    ) as session:
+        body = await _get(session, issuer.rstrip("/") + DISCOVERY)
+        try:
+            found = msgspec.json.decode(body, type=_Discovery)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            raise InvalidValue("its discovery document cannot be read", where=issuer) from None
+        if found.issuer != issuer:
+            raise InvalidValue("its discovery document names another issuer", where=issuer)
+        _check_keys_address(found.jwks_uri, issuer)
+        return parse_key_set(await _get(session, found.jwks_uri), where=issuer)
+
+
+def _caller_of(claims: Mapping[str, Any], config: OidcCallersConfig) -> StatusCaller | None:
+    name = claims[config.name_claim]
+    if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.isprintable():
+        return None
+    given = claims.get(config.rights_claim)
+    values = {each for each in (given if isinstance(given, list) else [given]) if isinstance(each, str)}
+    right = None
+    if values & set(config.operate):
+        right = Right.OPERATE
+    elif values & set(config.read):
+        right = Right.READ
+    return StatusCaller(name=name, kind="oidc", right=right)
 
 
 def _check_keys_address(address: str, issuer: str) -> None:
@@ -181,7 +205,7 @@ def _check_keys_address(address: str, issuer: str) -> None:
 async def _get(session: aiohttp.ClientSession, address: str) -> bytes:
     """A body of at most MAX_DOCUMENT_BYTES. Raises what aiohttp does, TimeoutError, and InvalidValue."""
     async with session.get(
-        address, allow_redirects=False, headers={"Accept": "application/json"}
+        address, allow_redirects=False, headers={"Accept": "application/json", "Accept-Encoding": "identity"}
     ) as response:
         if response.status != 200:
             raise InvalidValue(f"it answered {response.status}", where=address)

@@ -54,7 +54,7 @@ class Hub:
 
     def __init__(self, api: Api, namespace: str, clock: VirtualClock, session: ClusterSession) -> None:
         self.api, self.namespace, self.clock = api, namespace, clock
-        self.callers = KubernetesCallers(session, clock, audience=AUDIENCE)
+        self.callers = KubernetesCallers(session, clock, audience=lambda: AUDIENCE)
 
     async def account(self, name: str, *rules: dict[str, Any]) -> None:
         path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts"
@@ -145,6 +145,6 @@ async def test_a_hub_that_may_not_ask_knows_no_one_and_says_why(
     config: dict[str, Any], api: Api, namespace: str, tmp_path: Path
 ) -> None:
     async with await opened(config, await api.token(namespace, "app"), tmp_path) as session:
-        callers = KubernetesCallers(session, VirtualClock(), audience=AUDIENCE)
+        callers = KubernetesCallers(session, VirtualClock(), audience=lambda: AUDIENCE)
         with pytest.raises(Unavailable, match="TokenReview"):
             await callers.caller(await api.token(namespace, "app", audiences=[AUDIENCE]))

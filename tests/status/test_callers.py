@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import logging
@@ -18,6 +19,7 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from multidict import CIMultiDict
 
 from federation.cli.mounted_operations import operations
 from federation.core.config.hub import CallerToken, OidcCallersConfig, StatusConfig
@@ -69,6 +71,13 @@ async def test_a_token_that_the_configuration_has_the_digest_of_has_its_right(st
         )
 
 
+async def test_of_two_credentials_none_counts(start: Start) -> None:
+    async with start(status=NAMED) as hub:
+        for first, second in ((READ_TOKEN, OPERATE_TOKEN), (READ_TOKEN, "x"), ("x", READ_TOKEN)):
+            two = CIMultiDict([("Authorization", f"Bearer {each}") for each in (first, second)])
+            assert (await hub.get("/api/v1/status", headers=two))[0] == 401
+
+
 async def test_an_operation_bears_the_name_of_the_token(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,6 +116,7 @@ class Issuer:
         self.document: dict[str, Any] = {}
         self.requests: list[str] = []
         self.body: bytes | None = None
+        self.headers: dict[str, str] = {}
         self.status = 200
 
     def token(
@@ -132,7 +142,7 @@ class Issuer:
     async def key_set(self, request: web.Request) -> web.Response:
         self.requests.append(request.path)
         if self.body is not None:
-            return web.Response(body=self.body)
+            return web.Response(body=self.body, headers=self.headers)
         keys = []
         for kid, key in self.keys.items():
             algorithm = RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm
@@ -155,9 +165,8 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 def callers_of(issuer: Issuer, clock: VirtualClock | None = None, **changes: Any) -> OidcCallers:
     given: dict[str, Any] = {"read": ("readers",), "operate": ("admins",), **changes}
-    return OidcCallers(
-        OidcCallersConfig(issuer=issuer.url, audience=AUDIENCE, **given), clock or VirtualClock()
-    )
+    config = OidcCallersConfig(issuer=issuer.url, audience=AUDIENCE, **given)
+    return OidcCallers(lambda: config, clock or VirtualClock())
 
 
 def ann(right: Right | None) -> StatusCaller:
@@ -184,6 +193,31 @@ async def test_claims_become_rights(issuer: Issuer) -> None:
         name="a@b", kind="oidc", right=Right.READ
     )
     assert await named.caller(issuer.token(role="r")) is None, "the claim of the name is required"
+
+
+async def test_what_is_taken_out_of_the_configuration_counts_at_the_next_request(issuer: Issuer) -> None:
+    config: OidcCallersConfig | None = OidcCallersConfig(
+        issuer=issuer.url, audience=AUDIENCE, read=("readers",), operate=("admins",)
+    )
+    callers = OidcCallers(lambda: config, VirtualClock())
+    token = issuer.token(groups=["admins", "readers"])
+    assert await callers.caller(token) == ann(Right.OPERATE)
+    config = OidcCallersConfig(issuer=issuer.url, audience=AUDIENCE, read=("readers",))
+    assert await callers.caller(token) == ann(Right.READ)
+    config = OidcCallersConfig(issuer="http://127.0.0.1:1", audience=AUDIENCE, read=("readers",))
+    assert not callers.takes({"iss": issuer.url, "aud": AUDIENCE})
+    with pytest.raises(Unavailable):
+        await callers.caller(token)
+    config = None
+    assert not callers.takes({"iss": issuer.url, "aud": AUDIENCE})
+    assert await callers.caller(token) is None
+
+
+async def test_a_bomb_of_gzip_is_not_blown_up(issuer: Issuer) -> None:
+    issuer.body = gzip.compress(b" " * 50_000_000)
+    issuer.headers = {"Content-Encoding": "gzip"}
+    with pytest.raises(Unavailable, match="not a JSON Web Key Set"):
+        await callers_of(issuer).caller(issuer.token())
 
 
 def _unsigned(issuer: Issuer, header: Mapping[str, Any]) -> str:
@@ -316,9 +350,8 @@ async def test_an_issuer_that_answers_something_else_lets_no_one_in(
 
 
 async def test_an_issuer_that_is_not_there_lets_no_one_in(issuer: Issuer) -> None:
-    callers = OidcCallers(
-        OidcCallersConfig(issuer="http://127.0.0.1:1", audience=AUDIENCE, read=("readers",)), VirtualClock()
-    )
+    config = OidcCallersConfig(issuer="http://127.0.0.1:1", audience=AUDIENCE, read=("readers",))
+    callers = OidcCallers(lambda: config, VirtualClock())
     with pytest.raises(Unavailable, match="not known"):
         await callers.caller(issuer.token())
 

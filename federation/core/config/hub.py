@@ -222,9 +222,11 @@ class StatusConfig(Section):
     tokens: Annotated[tuple[CallerToken, ...], Tables("status.tokens")] = ()
     """Callers with bearer tokens of their own, one table each."""
     kubernetes: KubernetesCallersConfig | None = None
-    """Callers with Kubernetes tokens. Changes need a restart. Unset: none."""
+    """Callers with Kubernetes tokens. How the cluster is reached changes with a restart only. Unset: none, at once;
+    setting it needs a restart.
+    """
     oidc: OidcCallersConfig | None = None
-    """Callers with tokens of an OIDC issuer. Changes need a restart. Unset: none."""
+    """Callers with tokens of an OIDC issuer. Unset: none, at once; setting it needs a restart."""
 
     @property
     def lets_readers_in(self) -> bool:

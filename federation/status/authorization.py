@@ -334,7 +334,9 @@ class Guard:
             try:
                 return await authenticator.caller(token)
             except Unavailable as error:
-                _logger.warning("a caller cannot be verified: %s", error.diagnostics())
+                address = address_of(peer_of(request.transport))
+                if not self._refused_rate.wait(address):  # no caller fills the log
+                    _logger.warning("a caller cannot be verified: %s", error.diagnostics())
                 raise _Refused(
                     problem(
                         503,

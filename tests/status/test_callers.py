@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -34,6 +35,7 @@ from federation.status.server import serve
 from tests.status.conftest import LOOPBACK, Start
 from tests.status.worlds import CountingStore, FixedConfig, World
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 from tests.support.seals import OPERATE_TOKEN, READ_TOKEN, SEAL, token_file
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -429,6 +431,59 @@ async def test_what_is_no_jwt_for_the_hub_is_shown_to_no_one(tmp_path: Path, iss
             ) as response:
                 assert response.status == 401, token
     assert authenticator.asked == 0
+
+
+async def test_no_caller_fills_the_log(
+    tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(authorization, "REFUSED_BURST", 3)
+    authenticator = Fixed(Unavailable("it does not answer", where="x"), known=True)
+    async with guarded(tmp_path, authenticator, OIDC) as (session, url):
+        for _ in range(6):
+            async with session.get(f"{url}/api/v1/status", headers=bearer(issuer.token())) as response:
+                assert response.status in {429, 503}
+    assert caplog.text.count("cannot be verified") == 3
+
+
+TARGETS = (
+    *("//api/v1/status", "/api/v1/../v1/status", "/api//v1/status", "/API/v1/status", "/api/v1/status/"),
+    *(
+        "/%61pi/v1/status",
+        "/api%2fv1%2fstatus",
+        "/healthz/../api/v1/status",
+        "/healthz%2f..%2fapi%2fv1%2fstatus",
+    ),
+    *("/api/v1/clusters/..%2f..%2f..%2fhealthz", "/style.css/../api/v1/status", "/api/v1/status#/healthz"),
+    *(
+        "http://localhost/api/v1/status",
+        "http://localhost/healthz/..//api/v1/status",
+        "/api/v1/status%00",
+        "*",
+    ),
+    "/api/v1/status?access_token=TOKEN",
+)
+HEADERS = (
+    *("X-Forwarded-For: 127.0.0.1", "X-Original-URL: /healthz", "X-Rewrite-URL: /healthz"),
+    *("X-Forwarded-User: admin", "X-Remote-User: admin", "Impersonate-User: admin", "Cookie: token=TOKEN"),
+    *("Proxy-Authorization: Bearer TOKEN", "Authorization : Bearer TOKEN", "Authorization: Basic TOKEN"),
+    *("X: y\n Authorization: Bearer TOKEN", "Transfer-Encoding: xchunked"),
+)
+
+
+async def test_no_way_of_writing_a_request_gets_past_the_guard(start: Start) -> None:
+    async with start(status=NAMED) as hub:
+        host, port = hub.url.removeprefix("http://").split(":")
+        requests = [f"{target} HTTP/1.1" for target in TARGETS]
+        requests += [f"/api/v1/status HTTP/1.1\r\n{header}" for header in HEADERS]
+        for request in requests:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            text = request.replace("TOKEN", READ_TOKEN)
+            writer.write(f"GET {text}\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            async with asyncio.timeout(PATIENCE):
+                answer = await reader.read()
+            writer.close()
+            assert answer.split(b" ")[1] in {b"400", b"401"}, request
+            assert b"verdict" not in answer, request
 
 
 async def test_an_address_that_is_refused_often_causes_no_more_questions(

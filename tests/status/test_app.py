@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+import federation.status
 from federation.core.config.hub import StatusConfig
 from federation.core.config.types import Address
 from federation.core.documents.controller import Operation
@@ -20,6 +21,8 @@ from tests.status.conftest import Running, Start
 from tests.status.rotations import LOSSES, met, plan, quarantine, report_rotation, rotate, unmet
 from tests.status.worlds import PEM, SHA
 from tests.support.seals import OPERATE_TOKEN, READ_TOKEN, token_file
+
+PAGE = Path(federation.status.__file__).with_name("page")
 
 API = (
     "status",
@@ -296,17 +299,8 @@ SVG = b"http://www.w3.org/2000/svg"  # the name of a namespace: nothing is fetch
 
 async def test_the_page_takes_nothing_from_elsewhere(start: Start) -> None:
     async with start() as hub:
-        for path in (
-            "/",
-            "/app.js",
-            "/dom.js",
-            "/matrix.js",
-            "/operate.js",
-            "/rotation.js",
-            "/sections.js",
-            "/style.css",
-        ):
-            status, body, _ = await hub.get(path)
+        for path in sorted("" if each.name == "index.html" else each.name for each in PAGE.iterdir()):
+            status, body, _ = await hub.get(f"/{path}")
             assert status == 200
             assert b"://" not in body.replace(SVG, b"")
             assert b"innerHTML" not in body

@@ -2,8 +2,8 @@
 
 A caller that may read may not operate by that: operating takes a credential with that right. Where no
 credential is configured at all, only callers on the hub's own machine may, under a local name: an open status page must
-not be an open listener. With a token that reads and none that operates, no caller may. How often any caller may ask is
-bounded.
+not be an open listener. With a token that reads and none that operates, no caller may. How often one caller may ask is
+bounded, and a program that asks too often keeps no person from an emergency.
 
 A browser sends no operation for another site: the token is taken from a header only, the body has to be declared as
 JSON (which a form cannot), and where a browser says where a request comes from, it has to be the hub's own page.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Final, Protocol
@@ -94,6 +95,8 @@ PATH: Final = "/api/v1/operations"
 MOST_BYTES: Final = 16 * 1024
 BODY_TIMEOUT: Final = 10.0  # seconds for a body to arrive
 MOST_WAITING: Final = 8  # operations that wait for the leader's decision at the same time
+MOST_WAITING_OF_ONE: Final = 4  # of them of one caller
+MOST_CALLERS: Final = 256  # whose last requests are remembered; a new one starts with a full bucket
 MOST_CLAIM: Final = 100  # characters of a claimed author
 
 _logger = logging.getLogger(__name__)
@@ -179,8 +182,9 @@ class OperationsApi:
         self._config = config
         self._encode = encode
         self._problem = problem
-        self._bucket = Bucket(clock, at=clock.monotonic())
-        self._waiting = 0
+        self._clock = clock
+        self._buckets: OrderedDict[tuple[str, str], Bucket] = OrderedDict()
+        self._waiting: Counter[tuple[str, str]] = Counter()
 
     def accepts(self, request: web.Request) -> bool:
         """Whether this caller, whom the guard has let in, may operate."""
@@ -222,8 +226,15 @@ class OperationsApi:
                 "the body has to be application/json",
                 remedy="see /openapi.json",
             )
-        if wait := self._bucket.take():
+        if wait := self._bucket(self._caller_of(request)).take():
             raise self._too_many(wait)
+
+    def _bucket(self, caller: tuple[str, str]) -> Bucket:
+        bucket = self._buckets.pop(caller, None) or Bucket(self._clock, at=self._clock.monotonic())
+        self._buckets[caller] = bucket  # the one that asked last is the last to be forgotten
+        while len(self._buckets) > MOST_CALLERS:
+            self._buckets.popitem(last=False)
+        return bucket
 
     def _why_not(self) -> tuple[str, str]:
         """Why a caller may not operate, and what to do."""
@@ -268,7 +279,8 @@ class OperationsApi:
             ) from None
 
     async def _submit(self, request: web.Request, requested: OperationRequest) -> web.Response:
-        if self._waiting >= MOST_WAITING:
+        caller = self._caller_of(request)
+        if self._waiting.total() >= MOST_WAITING or self._waiting[caller] >= MOST_WAITING_OF_ONE:
             raise self._too_many(REFILL)
         if self._config.current.status.operate_token_file is None and not self._leads():
             raise self._refusal(
@@ -280,11 +292,13 @@ class OperationsApi:
         arguments = dict(requested.arguments)
         try:
             requester = self._requester(request, arguments.pop("author", ""))
-            self._waiting += 1
+            self._waiting[caller] += 1
             try:
                 decided = await self._desk.submit(requested.verb, arguments, requester=requester)
             finally:
-                self._waiting -= 1
+                self._waiting[caller] -= 1
+                if not self._waiting[caller]:
+                    del self._waiting[caller]
         except InvalidValue as error:
             raise self._refusal(400, "Bad request", error.what, remedy=error.remedy) from None
         except NotReady as error:

@@ -23,6 +23,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from multidict import CIMultiDict
 
 from federation.cli.mounted_operations import operations
+from federation.controller.operations_api import BURST
 from federation.core.config.hub import CallerToken, OidcCallersConfig, StatusConfig
 from federation.core.errors import Unavailable
 from federation.runtime.clock import SystemClock
@@ -71,6 +72,23 @@ async def test_a_token_that_the_configuration_has_the_digest_of_has_its_right(st
         assert (await hub.get("/api/v1/status", headers=bearer(READ_TOKEN)))[0] == 401, (
             "a reload counts at once"
         )
+
+
+async def test_one_operator_that_asks_too_often_keeps_no_other_out(start: Start) -> None:
+    program = "0123456789abcdef0123456789abcdef-program"
+    both = (*NAMED.tokens, CallerToken(name="program", sha256=digest(program), right="operate"))
+    async with start(status=StatusConfig(tokens=both), operates=True) as hub:
+
+        async def ask(token: str) -> int:
+            async with hub.session.post(
+                hub.url + "/api/v1/operations", json={"verb": "nonsense"}, headers=bearer(token)
+            ) as response:
+                return response.status
+
+        asked = [await ask(program) for _ in range(BURST + 2)]
+        assert asked[:BURST] == [400] * BURST
+        assert asked[-1] == 429
+        assert await ask(OPERATE_TOKEN) == 400
 
 
 async def test_of_two_credentials_none_counts(start: Start) -> None:

@@ -313,6 +313,8 @@ BAD: dict[str, bytes] = {
     "an author with one": b'{"verb": "abort", "arguments": {"author": "a\\nb"}}',
     "a long author": json.dumps({"verb": "abort", "arguments": {"author": "a" * 101}}).encode(),
     "a long argument": json.dumps({"verb": "abort", "arguments": {"reason": "a" * 2001}}).encode(),
+    "an argument that is misspelt": b'{"verb": "start", "arguments": {"cannary": "east"}}',
+    "an argument of another verb": b'{"verb": "abort", "arguments": {"cluster": "east"}}',
     "a strange name": b'{"verb": "abort", "arguments": {"a-b": "c"}}',
     "no UTF-8": b'{"verb": "\xff"}',
     "deep": b"[" * 5000,

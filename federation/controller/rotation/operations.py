@@ -50,10 +50,22 @@ _logger = logging.getLogger(__name__)
 _audit = logging.getLogger("federation.controller.audit")
 
 
-VERBS: Final = (
-    *("start", "advance", "abort", "restore", "quarantine", "release", "emergency", "takeover"),
-    *("dismiss", "remove"),
-)
+ARGUMENTS: Final[Mapping[str, frozenset[str]]] = {
+    "start": frozenset({"canary"}),
+    "advance": frozenset(),
+    "abort": frozenset(),
+    "restore": frozenset(),
+    "quarantine": frozenset({"cluster"}),
+    "release": frozenset({"cluster"}),
+    "emergency": frozenset({"compromised", "deadline", "ttl_cap"}),
+    "takeover": frozenset({"cluster"}),
+    "dismiss": frozenset({"anchor", "cluster"}),
+    "remove": frozenset({"anchor"}),
+}
+"""What each operation takes, beside a reason. One that is misspelt would otherwise be one that was left out: a rotation
+without the canary that was meant, a proposal dismissed in every cluster."""
+
+VERBS: Final = tuple(ARGUMENTS)
 
 NO_REASON: Final = "no reason was given"
 DEFAULT_DEADLINE: Final = 3600.0  # seconds of an emergency, where the operator names none
@@ -87,6 +99,9 @@ def check_operation(verb: str, arguments: Mapping[str, object]) -> dict[str, str
     for name, value in arguments.items():
         if not _NAME.fullmatch(name) or not isinstance(value, str) or len(value) > MOST_ARGUMENT:
             raise InvalidValue("an argument is not a short text", remedy="see /openapi.json")
+        if name != "reason" and name not in ARGUMENTS[verb]:
+            known = ", ".join(sorted(ARGUMENTS[verb] | {"reason"}))
+            raise InvalidValue(f"{verb} has no argument {name}", remedy=f"known: {known}")
         if not value.isprintable():
             raise InvalidValue(f"{name} holds control characters", remedy="write plain text on one line")
         found[name] = value

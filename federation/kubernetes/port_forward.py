@@ -164,6 +164,10 @@ class _Pump:
                 task.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
             self._writer.close()
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(CLOSING):  # what has come is handed on, where it is still read
+                    await self._writer.wait_closed()
+            self._writer.transport.abort()
 
     async def _up(self) -> None:
         with contextlib.suppress(aiohttp.ClientError, OSError):

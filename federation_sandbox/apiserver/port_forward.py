@@ -53,8 +53,8 @@ async def forward(request: web.BaseRequest, port: int, local: int | None) -> web
                 await writer.drain()
     finally:
         down.cancel()
-        writer.close()
-        await asyncio.gather(down, return_exceptions=True)
+        writer.transport.abort()  # what is not sent yet has no reader left
+        await asyncio.gather(down, writer.wait_closed(), return_exceptions=True)
     return channel
 
 

@@ -265,6 +265,9 @@ async def test_every_cluster_that_came_with_the_accepted_ca_is_remembered(tmp_pa
             give_own_ca(federation, name, own, "default")
         async with federation.controller():
             await federation.until(lambda r: {c.reason for c in r.clusters.values()} == {"", "joining"})
+            async with asyncio.timeout(PATIENCE):
+                while not (await arrivals_of(federation)).joined:
+                    await asyncio.sleep(0.1)
             await asyncio.sleep(1.5)
             assert (await arrivals_of(federation)).joined == ["east"]
             federation.accept(own, "west")

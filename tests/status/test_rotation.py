@@ -244,6 +244,14 @@ def with_problem(problem: str) -> World:
     return world
 
 
+def looked_at(ago: float) -> World:
+    """The leader looked at the gate out of PUBLISHING that many seconds ago, and reports as ever."""
+    world = world_in(State.PUBLISHING, met("read_back"))
+    assert world.leader is not None
+    report_rotation(world, replace(world.leader.rotation, computed=T - ago))
+    return world
+
+
 ATTENTION: dict[str, tuple[Callable[[], World], str, str, str]] = {
     "paused": (
         lambda: world_in(State.SOAKED, met("read_back"), paused="the canary failed"),
@@ -257,6 +265,12 @@ ATTENTION: dict[str, tuple[Callable[[], World], str, str, str]] = {
         "rotation_stuck",
         "degraded",
         "some namespace lacks it",
+    ),
+    "overlooked": (
+        lambda: looked_at(600.0),
+        "rotation_overlooked",
+        "degraded",
+        "last looked at its gate 10 min ago",
     ),
     "step by step": (
         lambda: world_in(State.SOAKED, met("matrix"), automatic=False),
@@ -316,6 +330,10 @@ def test_each_finding_of_a_rotation_has_its_verdict_detail_and_remedy(name: str)
 
 def test_a_staged_pin_of_the_rotation_under_way_is_no_news() -> None:
     assert "pin_staged" not in codes(seen(staged(world_in(State.STAGED))))
+
+
+def test_a_gate_that_was_looked_at_a_minute_ago_is_not_overlooked() -> None:
+    assert "rotation_overlooked" not in codes(seen(looked_at(60.0)))
 
 
 def test_a_rotation_that_takes_its_time_is_not_stuck() -> None:

@@ -19,6 +19,7 @@ _INSTEAD_OF_ADVANCING: Final = {
     **{state.value: "; or `federation rotate abort`" for state in ABORTABLE},
     State.UNPUBLISHING.value: "; or `federation rotate restore`",
 }
+LONGEST_OVERLOOKED: Final = 120.0  # seconds; the leader looks every second, and a store that stalls delays it
 PATIENCE: Final = 2.0  # times what a state takes as a rule, before standing in it is worth a look
 
 
@@ -74,6 +75,7 @@ def _under_way(snapshot: Snapshot, view: RotationView) -> Iterator[Attention]:
             since=view.since,
         )
     if view.gate is None or not view.gate.known:
+        yield from _overlooked(snapshot, view, where)
         return
     if view.gate.open:
         if not view.automatic and not view.paused:
@@ -86,6 +88,23 @@ def _under_way(snapshot: Snapshot, view: RotationView) -> Iterator[Attention]:
             )
         return
     yield from _waiting(snapshot, view, view.gate, where)
+
+
+def _overlooked(snapshot: Snapshot, view: RotationView, where: str) -> Iterator[Attention]:
+    """A leader that reports, and has not looked at the gate for long: nothing else would say that it stands still."""
+    if snapshot.leader is None or snapshot.leader.rotation.problem or snapshot.leader.rotation.computed <= 0:
+        return
+    age = snapshot.now - snapshot.leader.rotation.computed
+    if age > LONGEST_OVERLOOKED:
+        yield Attention(
+            severity="warning",
+            code="rotation_overlooked",
+            detail=f"in {view.state} the leading controller {snapshot.leader.replica} last looked at its gate "
+            f"{elapsed(age)} ago, and it does not go on until it does",
+            where=where,
+            remedy="read that controller's log; if it names no cause, restart it",
+            since=snapshot.leader.rotation.computed,
+        )
 
 
 def _waiting(snapshot: Snapshot, view: RotationView, gate: GateView, where: str) -> Iterator[Attention]:

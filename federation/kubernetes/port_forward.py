@@ -102,7 +102,7 @@ async def _opened(
         )
     except aiohttp.WSServerHandshakeError as error:
         raise _refused(error.status, what, where) from error
-    stack.push_async_callback(channel.close)
+    stack.push_async_callback(_close, channel)
     if channel.protocol != PROTOCOL:
         raise ClusterUnreachable(
             f"{what}: the kubelet does not speak {PROTOCOL}",
@@ -110,6 +110,16 @@ async def _opened(
             remedy="forward it with kubectl, and name that address with --url",
         )
     return channel
+
+
+async def _close(channel: aiohttp.ClientWebSocketResponse) -> None:
+    """Close it, and wait until its socket is closed as well: TLS says goodbye first, and the loop may end before."""
+    carrier = channel.get_extra_info("socket")
+    await channel.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSING):
+            while carrier is not None and carrier.fileno() != -1:  # noqa: ASYNC110  nothing says when it has closed
+                await asyncio.sleep(0.01)
 
 
 def _refused(status: int, what: str, where: str) -> ClusterError:

@@ -80,8 +80,17 @@ async def _opened(
     stack: AsyncExitStack, credentials: LoadedCredentials, target: str, port: int, *, what: str, where: str
 ) -> aiohttp.ClientWebSocketResponse:
     access = await credentials.access()
+    sockets: list[socket.socket] = []
+
+    def make_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, *_ = address
+        sockets.append(socket.socket(family, kind, protocol))
+        return sockets[-1]
+
+    stack.push_async_callback(_until_closed, sockets)
     session = await stack.enter_async_context(
         aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(socket_factory=make_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": AGENT},
             trust_env=False,
@@ -102,7 +111,7 @@ async def _opened(
         )
     except aiohttp.WSServerHandshakeError as error:
         raise _refused(error.status, what, where) from error
-    stack.push_async_callback(_close, channel)
+    stack.push_async_callback(channel.close)
     if channel.protocol != PROTOCOL:
         raise ClusterUnreachable(
             f"{what}: the kubelet does not speak {PROTOCOL}",
@@ -112,13 +121,11 @@ async def _opened(
     return channel
 
 
-async def _close(channel: aiohttp.ClientWebSocketResponse) -> None:
-    """Close it, and wait until its socket is closed as well: TLS says goodbye first, and the loop may end before."""
-    carrier = channel.get_extra_info("socket")
-    await channel.close()
+async def _until_closed(sockets: list[socket.socket]) -> None:
+    """Wait until they are closed: TLS says goodbye first, and the loop may end before that."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSING):
-            while carrier is not None and carrier.fileno() != -1:  # noqa: ASYNC110  nothing says when it has closed
+            while any(each.fileno() != -1 for each in sockets):  # noqa: ASYNC110  nothing says when
                 await asyncio.sleep(0.01)
 
 

@@ -53,7 +53,7 @@ STORE_TIMEOUT: Final = 15.0
 
 
 def heartbeat(clusters: int) -> float:
-    """Seconds within which the report of so many clusters is written at the latest."""
+    """Seconds between two writes of the report at the most, for that number of clusters."""
     return HEARTBEAT if clusters <= MANY_CLUSTERS else MANY_HEARTBEAT
 
 

@@ -438,7 +438,7 @@ U = TypeVar("U")
 
 
 def _pieces(items: Iterable[U]) -> Iterator[list[U]]:
-    """So many at a time that others may get their turn in between."""
+    """The items in lists short enough that the event loop can run other tasks between two of them."""
     rest = iter(items)
     while piece := list(islice(rest, PIECE)):
         yield piece

@@ -6,7 +6,8 @@ may be scraped where queries take ``max by (replica, ...)`` first. What is not k
 expiry is never shown as 0. At rest the rotation's gate counts as closed.
 
 Names follow Prometheus' conventions: base units in the name, ``_total`` for counters, ``_info`` for what is 1 and says
-something by its labels. Labels are bounded whatever a process reports: the registered clusters, and so many reasons.
+something by its labels. Label values are bounded whatever a process reports: registered clusters, and at most 64
+reasons.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Route:
                 {
                     "name": "limit",
                     "in": "query",
-                    "description": "At most so many items. Unset: all of them.",
+                    "description": "The largest number of items in the answer. Unset: all of them.",
                     "schema": {"type": "integer", "minimum": 1, "maximum": MOST_ITEMS},
                 },
                 {

@@ -173,11 +173,18 @@ async def test_a_token_of_another_name_is_anothers_to_renew(tmp_path: Path) -> N
 async def test_of_two_processes_that_share_the_file_one_is_enough(tmp_path: Path) -> None:
     async with role(tmp_path) as first, role(tmp_path, share=first) as second:
         before = first.token
-        await first.until(lambda: first.token != before, step=1.0)
-        after = token_life(first.token)
-        await first.until(lambda: second.renewal.report.expires == after.expires)
-        await first.until(lambda: first.renewal.report.expires == after.expires)
-        assert asked(first.cluster) <= 2, "at most where both asked at the same moment"
+        written = {before}
+
+        def both_know_a_new_one() -> bool:
+            written.add(first.token)
+            expires = token_life(before).expires
+            return all(each.renewal.report.expires > expires for each in (first, second))
+
+        # Small steps: on a slow machine the next renewal may be due before the second process has looked.
+        await first.until(both_know_a_new_one, step=1.0)
+        renewals = len(written | {first.token}) - 1
+        assert renewals >= 1
+        assert asked(first.cluster) <= 2 * renewals, "at most where both asked at the same moment"
         assert first.renewal.report.problem == second.renewal.report.problem == ""
 
 

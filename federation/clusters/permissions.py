@@ -98,8 +98,7 @@ def controller_needs(*, config_map: str, probe: ServiceAccountRef) -> tuple[Perm
             "see by which CA kube-apiserver verifies istiod, which rotations wait for",
             group="admissionregistration.k8s.io",
         )
-        for kind in ("mutating", "validating")
-        for verb in ("list", "watch")
+        for kind, verb in (("mutating", "list"), ("mutating", "watch"), ("validating", "list"))
     )
     return (*namespaces, *bundle, *webhooks, token)
 

@@ -260,6 +260,7 @@ class Member:
             clock=around.clock,
             jitter=around.jitter,
             on_change=around.changed,
+            awaited=lambda: around.directives().strict or self._joining.under_way,
         )
         self._istiod = IstiodCertificates(
             session,

@@ -7,6 +7,9 @@ old or something breaks; ``_watch`` is one request. What they yield is applied i
 
 The copy is honest about itself: ``fresh`` is true only while a watch is open whose last line is at most
 ``watch_silence`` old, and a cluster that fails keeps its last items, marked by ``problem``.
+
+A watch has a connection, and so a file descriptor, to itself. What may be some seconds old can be polled instead: it is
+listed every so often, and no connection stands between.
 """
 
 from __future__ import annotations
@@ -70,6 +73,9 @@ STEADY_SECONDS: Final = 5.0
 """A watch that stood this long went well. One that ends sooner counts as a failed attempt, or a server that
 ends every watch at once would be asked a thousand times a second."""
 
+POLL_CHECK: Final = 2.0
+"""Seconds between checks whether what is polled is to be listed again."""
+
 PAGE_SECONDS: Final = 0.0005
 """What a page is charged beside what it holds: a request is made for it, and a list may hold empty ones."""
 
@@ -125,8 +131,13 @@ class Reflector(Generic[T]):
         on_change: Callable[[Change[T]], None] | None = None,
         most: int | None = None,
         keep: Callable[[], MutableMapping[ObjectKey, T]] = dict,
+        poll: Callable[[], float] | None = None,
     ) -> None:
-        """``most`` is how many objects are kept (default: :data:`MAX_OBJECTS`), ``keep`` makes what holds them."""
+        """``most`` is how many objects are kept (default: :data:`MAX_OBJECTS`), ``keep`` makes what holds them.
+
+        With ``poll`` it is not watched: ``poll`` says, whenever it is called, how many seconds after a list the next
+        is due. They must be fewer than ``watch_silence``, or the copy is not :attr:`fresh` before each list.
+        """
         self._session = session
         self._path = path
         self._decode = decode
@@ -152,6 +163,12 @@ class Reflector(Generic[T]):
         self._budget = session.budget
         self._most = MAX_OBJECTS if most is None else most
         self._page_size = PAGE_SIZE
+        self._poll = poll
+        self._due_now = False
+
+    def list_soon(self) -> None:
+        """Have it listed within :data:`POLL_CHECK` seconds where it is polled."""
+        self._due_now = True
 
     @property
     def items(self) -> Mapping[ObjectKey, T]:
@@ -170,7 +187,7 @@ class Reflector(Generic[T]):
 
     @property
     def fresh(self) -> bool:
-        """True while a watch is open whose last line is at most ``watch_silence`` old."""
+        """True while a watch is open, and its last line (where polled: the last list) at most ``watch_silence`` old."""
         return self._up and self._clock.monotonic() - self._last_seen <= self._timeouts.watch_silence
 
     @property
@@ -258,8 +275,15 @@ class Reflector(Generic[T]):
         while True:
             if not self._version or self._is_silent:
                 self._version = ""
+                self._due_now = False
                 listed, self._version = await self._list()
                 yield _Listed(listed)
+            if self._poll is not None:
+                self._established()
+                self._backoff.reset()
+                await self._until_due(self._poll)
+                self._version = ""
+                continue
             began = self._clock.monotonic()
             try:
                 async with aclosing(self._watch()) as stream:
@@ -279,6 +303,11 @@ class Reflector(Generic[T]):
                     self._backoff.reset()
             if not steady:
                 return
+
+    async def _until_due(self, poll: Callable[[], float]) -> None:
+        listed = self._clock.monotonic()
+        while not self._due_now and (left := listed + poll() - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(left, POLL_CHECK))
 
     @property
     def _list_accept(self) -> str:

@@ -664,3 +664,37 @@ async def test_whatever_happens_the_copy_ends_up_like_the_cluster(
                 else:
                     replayed[change.key] = change.new
             assert replayed == dict(watch.reflector.items)
+
+
+# Polled instead of watched ----------------------------------------------------------------------------------------
+
+
+async def test_what_is_polled_is_listed_again_and_again_and_never_watched(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    every = [10.0]
+    async with SandboxCluster("east", clock=clock) as cluster:
+        async with watched(cluster, tmp_path, clock=clock, poll=lambda: every[0]) as watch:
+            cluster.create_namespace("shop")
+            await clock.advance(9.0)
+            assert "shop" not in watch.names
+            await clock.advance(2.0)
+            await eventually(lambda: "shop" in watch.names)
+            assert watch.reflector.fresh
+            every[0] = 3600.0  # said anew each time, as to who waits for it
+            cluster.delete("namespaces", "", "shop")
+            await clock.advance(60.0)
+            assert "shop" in watch.names
+            watch.reflector.list_soon()
+            await clock.advance(2.0)
+            await eventually(lambda: ("deleted", "shop") in watch.story)
+            assert cluster.requests.count(verb="watch") == 0
+
+
+async def test_what_is_polled_keeps_its_items_while_the_cluster_fails(tmp_path: Path) -> None:
+    async with SandboxCluster("east") as cluster:
+        async with watched(cluster, tmp_path, poll=lambda: 0.05) as watch:
+            known = set(watch.names)
+            with cluster.faults.inject(Answer.forbidden(), verb="list", resource="namespaces"):
+                await eventually(lambda: watch.reflector.problem is not None and not watch.reflector.fresh)
+                assert watch.names == known
+            await eventually(lambda: watch.reflector.fresh and watch.reflector.problem is None)

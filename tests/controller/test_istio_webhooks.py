@@ -28,6 +28,7 @@ from tests.support.istiod import Istiod
 from tests.support.patience import PATIENCE
 
 MUTATING = "mutatingwebhookconfigurations"
+VALIDATING = "validatingwebhookconfigurations"
 
 
 def install(world: World, ca_bundle: bytes) -> dict[str, Any]:
@@ -123,6 +124,35 @@ async def test_a_real_start_is_followed_by_what_it_wrote(one: World) -> None:
                 lambda r: any("istiod-canary.istio-system.svc" in each.names for each in r.control_planes),
             )
             assert {*NAMES} < {*report.control_planes[0].names}
+
+
+async def test_one_kind_takes_no_connection_and_is_listed_soon_after_a_change_of_the_other(
+    one: World,
+) -> None:
+    """istiod patches both when its roots change; a file descriptor for each cluster is spared."""
+    cluster = one.clusters["east"]
+    async with one.controller():
+        await east(one, lambda r: r.state == "ready" and not r.webhooks_detail)
+        await eventually(lambda: cluster.requests.count(verb="watch", resource=MUTATING))
+        before = cluster.requests.count(verb="list", resource=VALIDATING)
+        cluster.apply_manifest([charts.injector(root().certificate.pem, kind="Validating")])
+        install(one, root().certificate.pem)
+        await east(one, lambda r: len(r.webhooks) == 2)
+        # Once for the change; once more where the regular list falls into these seconds.
+        assert before < cluster.requests.count(verb="list", resource=VALIDATING) <= before + 2
+        assert cluster.requests.count(verb="watch", resource=VALIDATING) == 0
+
+
+async def test_what_takes_no_connection_is_listed_again_by_itself(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(istio_webhooks, "POLL_AT_REST", 0.2)
+    hook = charts.injector(root().certificate.pem, kind="Validating")
+    one.clusters["east"].apply_manifest([hook])
+    async with one.controller():
+        await east(one, lambda r: len(r.webhooks) == 1)
+        one.clusters["east"].delete(VALIDATING, "", hook["metadata"]["name"])
+        await east(one, lambda r: not r.webhooks and not r.webhooks_detail)
 
 
 async def test_a_right_that_is_missing_is_named_and_nothing_counts_as_known(one: World) -> None:

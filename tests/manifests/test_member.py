@@ -31,7 +31,11 @@ def grants(role: Object) -> set[Grant]:
 
 
 READ = ("list", "watch")
-WEBHOOKS = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+WEBHOOKS = (
+    ("mutatingwebhookconfigurations", "list"),
+    ("mutatingwebhookconfigurations", "watch"),
+    ("validatingwebhookconfigurations", "list"),
+)
 
 
 def test_the_signer_reads_tokens_pods_and_service_accounts_and_changes_nothing(member: Tree) -> None:
@@ -50,7 +54,7 @@ def test_the_controller_reads_namespaces_and_writes_one_config_map(member: Tree)
         ("authorization.k8s.io", "selfsubjectaccessreviews", "", "create"),
         *(("", "namespaces", "", verb) for verb in READ),
         *(("", "configmaps", "istio-ca-root-cert", verb) for verb in (*READ, "create", "patch")),
-        *(("admissionregistration.k8s.io", hooks, "", verb) for hooks in WEBHOOKS for verb in READ),
+        *(("admissionregistration.k8s.io", hooks, "", verb) for hooks, verb in WEBHOOKS),
         ("", "/version", "", "get"),
     }
 

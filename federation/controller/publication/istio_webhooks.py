@@ -1,13 +1,17 @@
-"""Which CA kube-apiserver verifies each istiod by: the webhook configurations of Istio in a member cluster, watched.
+"""Which CA kube-apiserver verifies each istiod by: the webhook configurations of Istio in a member cluster.
 
 istiod writes the roots that it serves under into the ``caBundle`` of its webhooks whenever they change
 (``pkg/webhooks`` of istio/istio). So they show from outside what istiod has really loaded from its files; before its
-first start they are empty. A caBundle that cannot be read trusts nothing. The right to watch is granted for all
+first start they are empty. A caBundle that cannot be read trusts nothing. The right to read is granted for all
 webhook configurations, since Istio's have no fixed names; nothing is remembered of others.
 
 What a cluster may have the hub read is bounded, since one that has been broken into could keep the loop busy or fill
 the memory with it: different caBundles at a time, and bytes of them in a time. A cluster that goes beyond is not
 read.
+
+A watch takes a connection, and there are many clusters. istiod patches both kinds when its roots change, so one kind is
+watched, and the other is listed soon after a change of that, every :data:`POLL_AT_REST` seconds otherwise, and more
+often while something waits for it.
 
 A watch that is silent is listed anew, which takes a moment, and nothing has gone wrong. Meanwhile what was seen last
 counts, with the time at which it was: each gate decides how old it may be. Else a soak would begin anew each time.
@@ -37,7 +41,15 @@ from federation.kubernetes.objects import Item, Payload, WireMeta, key_of
 from federation.kubernetes.reflector import Change, Reflector
 from federation.kubernetes.session import ClusterSession
 
-KINDS: Final = ("mutating", "validating")
+WATCHED: Final = "mutating"
+POLLED: Final = "validating"
+
+POLL_AT_REST: Final = 45.0
+"""Seconds between two lists: gates take what is at most a minute old, and at rest none waits."""
+
+POLL_AWAITED: Final = 4.0
+"""Seconds while a rotation is under way or the cluster joins. Its connection is not closed in between."""
+
 MOST_WEBHOOKS: Final = 64
 """Configurations of one cluster that call an istiod: one or two for each revision or tag. Where there are more, none
 counts as known: no gate may open by those that happened to be read."""
@@ -59,7 +71,7 @@ MOST_ANCHORS: Final = 16
 MOST_TEXT: Final = 320  # characters of a namespace with a service, or of a host
 
 MOST_NAMED: Final = 3
-GRANT: Final = "apply manifests/member to that cluster: it lets the controller watch webhook configurations"
+GRANT: Final = "apply manifests/member to that cluster: it lets the controller read webhook configurations"
 
 _PATH: Final = "/apis/admissionregistration.k8s.io/v1/{}webhookconfigurations"
 _OTHER: Final = Webhook(name="", istiod="")
@@ -123,8 +135,12 @@ class IstioWebhooks:
         clock: Clock,
         jitter: random.Random,
         on_change: Callable[[], None],
+        awaited: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``awaited`` says whether something waits for what istiod writes there."""
         self._clock = clock
+        self._awaited = awaited
+        self._rest = min(POLL_AT_REST, cluster.timeouts.watch_silence / 2)
         self._anchors = _Anchors(clock)
         self._changed = True
         self._seen: tuple[float, tuple[Webhook, ...]] | None = None
@@ -140,16 +156,25 @@ class IstioWebhooks:
                 timeouts=cluster.timeouts,
                 clock=clock,
                 jitter=jitter,
-                on_change=self._noticed,
+                on_change=self._noticed if kind == POLLED else self._noticed_by_watch,
+                poll=self._poll if kind == POLLED else None,
             )
-            for kind in KINDS
+            for kind in (WATCHED, POLLED)
         }
 
     async def run(self) -> None:
-        """Watch both kinds until cancelled."""
+        """Watch one kind and poll the other until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for watch in self._watches.values():
                 tasks.create_task(watch.run())
+
+    def _poll(self) -> float:
+        return POLL_AWAITED if self._awaited() else self._rest
+
+    def _noticed_by_watch(self, change: Change[Webhook]) -> None:
+        if _OTHER not in (change.old, change.new):
+            self._watches[POLLED].list_soon()
+        self._noticed(change)
 
     def _noticed(self, _: Change[Webhook]) -> None:
         self._changed = True

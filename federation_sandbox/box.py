@@ -39,6 +39,8 @@ POLL: Final = 0.1
 LIMIT: Final = 180.0
 """Seconds for what takes a few, on a machine that may be busy; it costs time only where something never comes."""
 
+ANSWER_LIMIT: Final = 60.0  # seconds, the same for one answer of the status API
+
 
 @dataclass(frozen=True)
 class DevelopmentCa:
@@ -263,14 +265,17 @@ class Box:
         return log.read_text("utf-8", errors="replace")[-4000:] if log.exists() else ""
 
     async def get(self, path: str) -> Any:
-        """An answer of the status API; raises ``aiohttp.ClientError`` where there is none."""
-        timeout = aiohttp.ClientTimeout(total=10)
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"{self.status_url}{path}") as answer,
-        ):
-            answer.raise_for_status()
-            return msgspec.json.decode(await answer.read())
+        """An answer of the status API; raises ``aiohttp.ClientError`` where there is none, or none in time."""
+        timeout = aiohttp.ClientTimeout(total=ANSWER_LIMIT)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"{self.status_url}{path}") as answer,
+            ):
+                answer.raise_for_status()
+                return msgspec.json.decode(await answer.read())
+        except TimeoutError as error:
+            raise aiohttp.ServerTimeoutError(f"{path}: no answer in {ANSWER_LIMIT:g} s") from error
 
     async def operate(self, verb: str, **arguments: str) -> Any:
         """Ask for an operation; the decided one. Raises NotReady where it was refused."""

@@ -1,4 +1,4 @@
-"""``federation pki init``: a root and an intermediate to try things with, and the configuration that pins them."""
+"""``federation pki``: a root and an intermediate to try things with, and a certificate to serve status by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,6 +26,11 @@ ROOT_KEY: Final = "root-key.pem"
 CHAIN: Final = "chain.pem"
 KEY: Final = "key.pem"
 
+SERVER_CA: Final = "ca.crt"
+SERVER_CERTIFICATE: Final = "tls.crt"
+SERVER_KEY: Final = "tls.key"
+"""As in a Secret of type kubernetes.io/tls, which cert-manager writes in this form too."""
+
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9-]+")
 """What the name of an authority may not hold (``signer.authority.name``), though a certificate's may."""
 
@@ -37,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the verb and its one action."""
     parser = subparsers.add_parser(
         "pki",
-        help="make a root and an intermediate for development",
+        help="make a root and an intermediate for development, or a certificate for status",
         description="Certificate authorities for development; a real root is made offline and stays there.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -60,6 +65,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--days", type=_days, default=365, metavar="N", help="how long the intermediate lives (default: 365)"
     )
     init.set_defaults(run=run)
+    server = actions.add_parser(
+        "server",
+        help="make a certificate for serving status by https",
+        description=f"Writes {SERVER_CERTIFICATE}, {SERVER_KEY} and {SERVER_CA} into DIR: a certificate for these "
+        f"names, and what clients verify it by. {SERVER_CA} is made for this certificate alone and its key is kept "
+        "nowhere, so nothing else can be issued under it. Where an issuer of yours makes such certificates, such as "
+        "cert-manager, use that: it renews them. Nothing is overwritten.",
+    )
+    server.add_argument("directory", type=Path, metavar="DIR", help="where to; made where it is missing")
+    server.add_argument("names", nargs="+", metavar="NAME", help="DNS names and IP addresses of the server")
+    server.add_argument(
+        "--days", type=_days, default=365, metavar="N", help="how long it lives (default: 365)"
+    )
+    server.set_defaults(run=run_server)
 
 
 def _days(text: str) -> int:
@@ -86,6 +105,45 @@ def run(args: argparse.Namespace) -> int:
     print("For development only: a real root is made offline, and its key never comes here.", file=sys.stderr)
     print(snippet(directory, root, name=args.name), end="")
     return 0
+
+
+def run_server(args: argparse.Namespace) -> int:
+    """Make a server certificate, or change nothing."""
+    from federation.runtime.clock import SystemClock
+
+    directory = args.directory.resolve()
+    files = make_server(names=args.names, life=timedelta(days=args.days), clock=SystemClock())
+    write_new(directory, files)
+    print("; ".join(str(directory / name) for name in files))
+    return 0
+
+
+def make_server(*, names: Sequence[str], life: timedelta, clock: Clock) -> dict[str, bytes]:
+    """What belongs in each file. Raises InvalidValue for what is neither a DNS name nor an IP address."""
+    from federation.core.pki.development import create_root, create_server_certificate, generate_key
+    from federation.core.pki.keys import KeyKind, private_key_pem
+
+    now = clock.now()
+    ca_key, key = generate_key(KeyKind.EC_P256), generate_key(KeyKind.EC_P256)
+    begins, ends = now - BACKDATED, now + life
+    ca = create_root(
+        common_name="status",
+        key=ca_key,
+        serial=_serial(),
+        not_before=begins,
+        not_after=ends,
+        path_length=0,
+    )
+    served = create_server_certificate(
+        issuer=ca,
+        issuer_key=ca_key,
+        names=names,
+        key=key,
+        serial=_serial(),
+        not_before=begins,
+        not_after=ends,
+    )
+    return {SERVER_CERTIFICATE: served.pem, SERVER_KEY: private_key_pem(key), SERVER_CA: ca.pem}
 
 
 def make_authorities(

@@ -21,6 +21,7 @@ from federation.controller.proof.listener_check import Aim, ListenerCheck, Signe
 from federation.controller.proof.matrix import Absent, ContentReader, KnownMatrix, Participant, prove
 from federation.controller.publication.observed import ReadContent
 from federation.controller.publication.turns import Turns
+from federation.controller.reporting import rotation_without_times
 from federation.controller.rotation.cleanup import Leftovers
 from federation.controller.rotation.driver import RotationDriver, Seen
 from federation.controller.rotation.observer import Proved, awaited
@@ -59,7 +60,11 @@ LEADERSHIP_EVERY: Final = 0.5  # seconds between checks whether this process sti
 PROOF_TICK: Final = 0.1
 LOOK_BACK: Final = 600.0  # seconds: while a fight over an object is remembered
 PROPOSALS_EVERY: Final = 0.5  # seconds between checks whether something was found
-ROTATION_EVERY: Final = 1.0  # seconds between two evaluations of the gates
+ROTATION_EVERY: Final = 1.0  # seconds between two evaluations of the gates, where they cost little
+ROTATION_AT_THE_LATEST: Final = 2.5  # seconds, where they cost more
+ROTATION_SHARE: Final = 0.03
+"""Of the time that they may take: to look at 200 clusters takes some hundredths of a second."""
+
 FIRST_POLL: Final = 0.2  # seconds between checks whether there is a new cluster
 UNREAD_POLL: Final = 0.05  # seconds between checks whether a new cluster was read
 PROOF_SPACING: Final = 1.0
@@ -202,8 +207,11 @@ class Leader:
 
     async def _keep_rotation(self) -> None:
         """Check whether the rotation may go on, and carry out operations."""
+        known: RotationReport | None = None
         while True:
+            began = self._clock.monotonic()
             stepped = await self.rotation.step(self._config.current, self._see, self._update)
+            took = self._clock.monotonic() - began
             self.trust.delivered = self.rotation.delivered
             if stepped:
                 self._prove_soon()
@@ -211,13 +219,20 @@ class Leader:
             if shown != self._shown:
                 self._shown = shown
                 self._prove_soon()
-            self._changed()
+            found = rotation_without_times(self.rotation.report)
+            if stepped or found != known:
+                self._changed()
+            known = found
             await self._leftovers.remove(self._config.current)
-            await self._until_next_look()
+            await self._until_next_look(took)
 
-    async def _until_next_look(self) -> None:
-        """A moment, less where a cluster was read for the first time: until that is recorded it gets nothing."""
-        due = self._clock.monotonic() + ROTATION_EVERY
+    async def _until_next_look(self, took: float) -> None:
+        """A moment, less where a cluster was read for the first time: until that is recorded it gets nothing.
+
+        ``took`` is how many seconds the last look did.
+        """
+        pause = min(max(ROTATION_EVERY, took / ROTATION_SHARE), ROTATION_AT_THE_LATEST)
+        due = self._clock.monotonic() + pause
         while True:
             met = frozenset(self.rotation.rotation_store.met or ())
             unread = [

@@ -134,7 +134,7 @@ def without_times(report: ControllerReport) -> ControllerReport:
         updated=0.0,
         clusters={name: _cluster(cluster) for name, cluster in report.clusters.items()},
         matrix=replace(report.matrix, computed=float(report.matrix.computed > 0)),
-        rotation=_rotation(report.rotation),
+        rotation=rotation_without_times(report.rotation),
         listener=_listener(report.listener),
         open_files=0,
     )
@@ -152,8 +152,8 @@ def _cluster(report: ControllerClusterReport) -> ControllerClusterReport:
     )
 
 
-def _rotation(report: RotationReport) -> RotationReport:
-    """At each look the rate of certificates is another one, and the end of the last leaf is nearer."""
+def rotation_without_times(report: RotationReport) -> RotationReport:
+    """The same of a rotation: at each look the rate of certificates is another one, and the last leaf ends sooner."""
     plan = replace(report.plan, rate=0.0, longest_leaf=0.0) if report.plan is not None else None
     return replace(report, computed=0.0, plan=plan)
 

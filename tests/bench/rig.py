@@ -265,7 +265,7 @@ class Rig:
         return Crowd("127.0.0.1", self.listener_port, trust=trust, server_name=SERVER_NAME, calls=calls)
 
     async def get(self, path: str) -> Any:
-        """An answer of the status API; raises aiohttp.ClientError where there is none."""
+        """An answer of the status API; raises aiohttp.ClientError, and TimeoutError, where there is none."""
         url = f"http://127.0.0.1:{self.status_port}{path}"
         timeout = aiohttp.ClientTimeout(total=10)
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
@@ -302,7 +302,7 @@ async def wait_ready(url: str, started: Child) -> None:
         while True:
             if started.process.poll() is not None:
                 raise RuntimeError(f"{started.log.name} ended: {started.log.read_text()[-3000:]}")
-            with contextlib.suppress(aiohttp.ClientError):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with session.get(url) as answer:
                     if answer.status == 200:
                         return

@@ -63,7 +63,7 @@ async def hub(file: Path) -> AsyncIterator[Running]:
 
 
 async def until_ready(url: str) -> None:
-    limit = aiohttp.ClientTimeout(total=10)
+    limit = aiohttp.ClientTimeout(total=PATIENCE)
     async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(timeout=limit) as session:
         while True:
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 import stat
 import tomllib
 from datetime import UTC, datetime, timedelta
@@ -118,3 +120,50 @@ def test_no_intermediate_outlives_its_root(tmp_path: Path, capsys: pytest.Captur
     assert main(["pki", "init", str(tmp_path), "--days", "11", "--root-days", "10"]) == 1
     assert "outlive" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_certificate_for_status_is_verified_by_what_is_written_beside_it(tmp_path: Path) -> None:
+    """OpenSSL is the judge, as for a client of status: by name and by address, and no other name."""
+    place = tmp_path / "status"
+    name = "federation-status.federation-system.svc"
+    assert main(["pki", "server", str(place), name, "127.0.0.1", "--days", "30"]) == 0
+    assert {path.name for path in place.iterdir()} == {"tls.crt", "tls.key", "ca.crt"}
+    assert stat.S_IMODE((place / "tls.key").stat().st_mode) == 0o600
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(place / "tls.crt", place / "tls.key")
+    client = ssl.create_default_context(cafile=str(place / "ca.crt"))
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    shake_hands(client, server, name)
+    shake_hands(client, server, "127.0.0.1")
+    with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
+        shake_hands(client, server, "localhost")
+    served = certificate(place / "tls.crt")
+    assert (
+        datetime.now(UTC) + timedelta(days=29) < served.not_after <= certificate(place / "ca.crt").not_after
+    )
+    assert main(["pki", "server", str(place), name]) != 0, "nothing is overwritten"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "x-.example", "a..b", "x" * 64, "https://a.example", "\u00fc.example"]
+)
+def test_what_is_no_name_of_a_server_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pki", "server", str(tmp_path / "status"), "a.example", f"{name}"]) != 0
+    assert "neither a DNS name nor an IP address" in capsys.readouterr().err
+    assert not (tmp_path / "status").exists()
+
+
+def shake_hands(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> None:
+    """TLS in memory. Raises ssl.SSLError where the client refuses it."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server, server_hostname=name),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(4):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    assert all(end.version() for end in ends)

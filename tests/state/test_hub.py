@@ -63,7 +63,7 @@ async def store(boxed: Objects) -> AsyncIterator[StateStore]:
 
 
 async def until_ready(url: str) -> None:
-    limit = aiohttp.ClientTimeout(total=10)
+    limit = aiohttp.ClientTimeout(total=PATIENCE)
     async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(timeout=limit) as session:
         while True:
             async with session.get(f"{url}/readyz") as answer:

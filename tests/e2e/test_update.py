@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,14 @@ from federation_sandbox.demo import sandbox_members
 from federation_sandbox.mesh import Identity, Workload
 from tests.last_version import mesh
 from tests.last_version.documents import STATE, read, shifted, taken, unpack, write
+from tests.last_version.kinds import KINDS, prefix_of
+from tests.last_version.wire import misread
 
 LIMIT = 180.0
 LATE = 0.8
 """Of a certificate's life, in one cluster: what it holds then is of the last version, and so is what it trusts."""
+OF_ANOTHER_VERSION = {"plans/first": {"some": 1}}
+"""A document of a kind that only a neighbouring version knows: it stays."""
 WITHOUT_BUNDLE = {"kube-public", "kube-node-lease"}
 
 
@@ -104,12 +108,36 @@ async def keep_renewing(workloads: Mapping[str, Workload]) -> None:
         await asyncio.sleep(0.25)
 
 
+@dataclass
+class Calls:
+    """Certificates that are asked for one after the other, from the first answer of this version on."""
+
+    answered: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    async def run(self, workload: Workload) -> None:
+        """What fails after all attempts of an agent counts once the signer has answered this caller."""
+        answered = False
+        while True:
+            try:
+                await workload.renew()
+            except (grpc.aio.AioRpcError, FederationError) as error:
+                self.failures += [f"{workload.cluster_id}: {error!r}"] if answered else []
+            else:
+                answered = True
+                self.answered += 1
+            await asyncio.sleep(0.25)
+
+
 @contextlib.asynccontextmanager
-async def busy(workloads: Mapping[str, Workload]) -> AsyncIterator[demo.Traffic]:
-    """Handshakes in every direction, and renewals, while the context is entered."""
+async def busy(
+    workloads: Mapping[str, Workload], callers: Sequence[Workload], calls: Calls
+) -> AsyncIterator[demo.Traffic]:
+    """Handshakes in every direction, renewals, and calls, while the context is entered."""
     traffic = demo.Traffic({name: [workload] for name, workload in workloads.items()})
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(traffic.run()), group.create_task(keep_renewing(workloads))]
+        tasks += [group.create_task(calls.run(each)) for each in callers]
         try:
             yield traffic
         finally:
@@ -161,23 +189,27 @@ async def updated(directory: Path, moment: str) -> AsyncIterator[Update]:
     published = json.loads((STATE / moment / "config-map.json").read_text("utf-8"))
     async with sandbox_members(directory, mesh.CLUSTERS, clock=mesh.CLOCK) as members:
         box = await mesh.open_box(directory, members)
-        workloads = {}
+        workloads, callers, calls = {}, [], Calls()
         for name, member in members.items():
             await member.world.add_namespace(mesh.NAMESPACE)
             await put_back(member, published)
             workloads[name] = await box.workload(name, mesh.NAMESPACE, mesh.ACCOUNT)
+            if name != mesh.QUARANTINED:
+                callers.append(await box.workload(name, mesh.NAMESPACE, "caller"))
         before = shifted(read(moment), taken=taken(moment), now=time.time())
-        write(before, directory / "state")
+        write(before | OF_ANOTHER_VERSION, directory / "state")
         quarantined = workloads.pop(mesh.QUARANTINED)
         for name, workload in workloads.items():
             workload.current = last_issued(before, name, workload.identity)
         roles = mesh.Roles(box)
         try:
-            async with busy(workloads) as traffic:
+            async with busy(workloads, callers, calls) as traffic:
                 await roles.start(signer="signer-1", controller="controller-0")
                 yield Update(box, before, members, workloads, quarantined, traffic)
             assert traffic.failures == []
             assert traffic.tried > 50
+            assert calls.failures == []
+            assert calls.answered > 50
         finally:
             await roles.stop()
 
@@ -212,6 +244,7 @@ async def test_a_rotation_that_the_last_version_began_is_finished(tmp_path: Path
         }
         assert await update.anchors() == {record["new"]["root"]}
         status = await update.box.get("/api/v1/status")
+        running = update.documents()
         published = await update.members["east"].world.config_map(mesh.NAMESPACE, ROOT_CONFIG_MAP)
     assert {p["sha256"] for p in status["proposals"]} == {
         p["sha256"] for p in before["proposals/east"]["found"]
@@ -227,6 +260,13 @@ async def test_a_rotation_that_the_last_version_began_is_finished(tmp_path: Path
     assert now["rotation"]["quarantined"] == before["rotation"]["quarantined"]
     for key in (key for key in before if key.startswith(("generations/", "operations/", "hub"))):
         assert now[key] == before[key]
+    assert now["plans/first"] == OF_ANOTHER_VERSION["plans/first"]
+    # What this version writes is what the last one reads, so that it can take over again.
+    names = json.loads((STATE / "fields.json").read_text("utf-8"))
+    written = {key: document for key, document in running.items() if key not in OF_ANOTHER_VERSION}
+    assert {prefix_of(key) for key in written} == set(KINDS)
+    problems = {key: list(misread(document, names[prefix_of(key)])) for key, document in written.items()}
+    assert {key: found for key, found in problems.items() if found} == {}
     locks = {file.name for file in (tmp_path / "state" / "locks").iterdir()}
     assert locks == {"documents", "lead@controller"}  # the locks that processes of both versions use
 

@@ -94,19 +94,28 @@ class Root:
         return self.directory / kind / place.strip("/").replace("/", "+")
 
     def command(
-        self, words: Sequence[str], *, read_only: bool = False, binds: Sequence[Path] = ()
+        self,
+        words: Sequence[str],
+        *,
+        read_only: bool = False,
+        binds: Sequence[Path] = (),
+        mounts: Mapping[str, Path] | None = None,
     ) -> list[str]:
         """A command of this machine that runs ``words``, and what is appended to it, in the image as its user.
 
         ``read_only`` is a read-only root file system with /tmp in memory; ``binds`` are folders of this machine that
-        are writable at the same path in the image.
+        are writable at the same path in the image. ``mounts`` are volumes: by their path in the image, which files and
+        folders of this machine are there.
         """
         root = shlex.quote(str(self.path))
         script = ["set -e", f"mount --bind {root} {root}"]
         for place in self._overlays():
             options = f"lowerdir={place},upperdir={self._layer('changed', place)},workdir={self._layer('work', place)}"
             script.append(f"mount -t overlay overlay -o {shlex.quote(options)} {root}{place}")
-            script += [f"mount -o remount,ro {root}{place}"] if read_only else []
+        for path, held in (mounts or {}).items():
+            place, made = shlex.quote(path), "mkdir -p" if held.is_dir() else "touch"
+            script.append(f"{made} {root}{place} && mount --rbind {shlex.quote(str(held))} {root}{place}")
+        script += [f"mount -o remount,ro {root}{place}" for place in self._overlays() if read_only]
         script += [f"mount --rbind /dev {root}/dev", f"mount -t proc proc {root}/proc"]
         script += [f"mkdir -p {root}{shlex.quote(str(bind))}" for bind in binds]
         if read_only:

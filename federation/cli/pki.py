@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the verb and its one action."""
     parser = subparsers.add_parser(
         "pki",
-        help="make a root and an intermediate for development, or a certificate for status",
+        help="make a root and an intermediate for development",
         description="Certificate authorities for development; a real root is made offline and stays there.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)

@@ -115,9 +115,9 @@ class Field:
             return set()
         return {(item["code"], item["detail"]) for item in status["attention"]}
 
-    async def reports(self, attack: Attack, before: set[tuple[str, str]]) -> bool:
-        """Whether status reports the attack, now or within :data:`REPORTED_WITHIN` seconds."""
-        end = time.monotonic() + REPORTED_WITHIN
+    async def reports(self, attack: Attack, before: set[tuple[str, str]], *, within: float) -> bool:
+        """Whether status reports the attack, now or within so many seconds."""
+        end = time.monotonic() + within
         while True:
             now = await self.findings()
             # What a member does may be reported already, because of an earlier attack; callers are counted from zero.

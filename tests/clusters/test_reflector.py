@@ -673,7 +673,8 @@ async def test_what_is_polled_is_listed_again_and_again_and_never_watched(tmp_pa
     clock = VirtualClock()
     every = [10.0]
     async with SandboxCluster("east", clock=clock) as cluster:
-        async with watched(cluster, tmp_path, clock=clock, poll=lambda: every[0]) as watch:
+        timeouts = ClusterTimeouts(watch_silence=3600.0)
+        async with watched(cluster, tmp_path, clock=clock, timeouts=timeouts, poll=lambda: every[0]) as watch:
             cluster.create_namespace("shop")
             await clock.advance(9.0)
             assert "shop" not in watch.names

@@ -35,6 +35,9 @@ ENDS_WITHIN: Final = 45.0  # seconds; the chart's terminationGracePeriodSeconds 
 ROOT_CA: Final = "kube-root-ca.crt"
 """The ConfigMap that a controller manager keeps in every namespace."""
 
+SERVICE_CA: Final = "openshift-service-ca.crt"
+"""The one that OpenShift's operators keep there, which its admission adds to a pod's token as well."""
+
 TOKEN_RENEWED_AFTER: Final = 0.8  # of its life, as a kubelet does
 
 
@@ -144,6 +147,8 @@ class Node:
         try:
             mounts = self._volumes(pod, directory, tokens)
         except LookupError as error:
+            if self.waits.get(deployment) != str(error):
+                print(f"node: {deployment} waits: {error}", flush=True)
             self.waits[deployment] = str(error)
             self._kubectl.run("delete", "pod", name, "-n", self._namespace, "--grace-period=0", "--force")
             shutil.rmtree(directory, ignore_errors=True)
@@ -260,6 +265,8 @@ class Node:
     def _object(self, kind: str, name: str, reference: Object) -> dict[str, bytes] | None:
         if (kind, name) == ("configmap", ROOT_CA):
             return {"ca.crt": self._kubectl.ca}
+        if (kind, name) == ("configmap", SERVICE_CA):
+            return {}
         found = self._kubectl.get(kind, name, "-n", self._namespace)
         if found is None:
             if reference.get("optional"):

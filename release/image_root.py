@@ -112,9 +112,9 @@ class Root:
         for place in self._overlays():
             options = f"lowerdir={place},upperdir={self._layer('changed', place)},workdir={self._layer('work', place)}"
             script.append(f"mount -t overlay overlay -o {shlex.quote(options)} {root}{place}")
-        for path, held in (mounts or {}).items():
-            place, made = shlex.quote(path), "mkdir -p" if held.is_dir() else "touch"
-            script.append(f"{made} {root}{place} && mount --rbind {shlex.quote(str(held))} {root}{place}")
+        for path, read in (mounts or {}).items():
+            place, made = shlex.quote(path), "mkdir -p" if read.is_dir() else "touch"
+            script.append(f"{made} {root}{place} && mount --rbind {shlex.quote(str(read))} {root}{place}")
         script += [f"mount -o remount,ro {root}{place}" for place in self._overlays() if read_only]
         script += [f"mount --rbind /dev {root}/dev", f"mount -t proc proc {root}/proc"]
         script += [f"mkdir -p {root}{shlex.quote(str(bind))}" for bind in binds]

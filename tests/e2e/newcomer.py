@@ -110,9 +110,9 @@ def merged(kubeconfigs: dict[str, Path]) -> dict[str, object]:
     """One kubeconfig with a context for each cluster, as an administrator has it."""
     made: dict[str, list[object]] = {"clusters": [], "users": [], "contexts": []}
     for name, file in kubeconfigs.items():
-        held = yaml.safe_load(file.read_text("utf-8"))
-        made["clusters"].append({"name": name, "cluster": held["clusters"][0]["cluster"]})
-        made["users"].append({"name": f"{name}-admin", "user": held["users"][0]["user"]})
+        read = yaml.safe_load(file.read_text("utf-8"))
+        made["clusters"].append({"name": name, "cluster": read["clusters"][0]["cluster"]})
+        made["users"].append({"name": f"{name}-admin", "user": read["users"][0]["user"]})
         made["contexts"].append({"name": name, "context": {"cluster": name, "user": f"{name}-admin"}})
     return {"apiVersion": "v1", "kind": "Config", "current-context": HUB, **made}
 

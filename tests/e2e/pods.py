@@ -273,12 +273,12 @@ class Node:
                 return {}
             raise LookupError(f"{kind} {name} is not there")
         data = found.get("data") or {}
-        held = {
+        read = {
             key: base64.b64decode(value) if kind == "secret" else value.encode()
             for key, value in data.items()
         }
         items = reference.get("items")
-        return held if not items else {each["path"]: held[each["key"]] for each in items}
+        return read if not items else {each["path"]: read[each["key"]] for each in items}
 
 
 def _value(variable: Object, pod: str) -> str:

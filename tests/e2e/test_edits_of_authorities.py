@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -29,6 +28,7 @@ from federation_sandbox.box import SERVER_NAME, Box, DevelopmentCa
 from federation_sandbox.mesh import Workload
 from tests.e2e.conftest import members_of
 from tests.e2e.rotating import kill_hub
+from tests.e2e.verifying import verify_fails
 from tests.support.patience import PATIENCE
 
 LEAF = int(os.environ.get("FEDERATION_EDIT_LEAF", "10"))
@@ -143,18 +143,6 @@ async def mesh_of(
             await box.stop_hub()
 
 
-async def verify(box: Box) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "federation", "verify", "--url", box.status_url),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(PATIENCE):
-        output, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
-
-
 def finding(code: str, **wanted: str) -> Callable[[Any], bool]:
     """A status that has this attention."""
 
@@ -196,9 +184,7 @@ async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> 
             assert {w.current.chain[1].sha256 for w in new if w.current is not None} == {
                 first.intermediate.sha256
             }
-            code, output = await verify(box)
-            assert code == 1, output
-            assert "federation rotate start" in output
+            await verify_fails(box, "federation rotate start")
 
             await kill_hub(box)
             await box.start_hub()
@@ -279,8 +265,7 @@ async def test_another_trust_domain_is_refused_while_running_and_by_a_start(tmp_
         assert "another mesh" in reported["detail"]
         (workload,) = mesh.workloads["east"]
         await workload.renew()
-        code, output = await verify(box)
-        assert code == 1, output
+        await verify_fails(box)
 
         await kill_hub(box)
         await box.start_hub()
@@ -305,8 +290,7 @@ async def test_a_listener_name_that_agents_use_is_not_removed_while_running(tmp_
         edit(box, good.replace(f'"{SERVER_NAME}"', '"another.example"'))
         status = await box.wait_for("/api/v1/status", finding("config_problem"))
         assert any(SERVER_NAME in item["detail"] for item in status["attention"])
-        code, output = await verify(box)
-        assert code == 1, output
+        await verify_fails(box)
         await workload.renew()
 
         edit(box, good.replace(f'"{SERVER_NAME}"', f'"another.example", "{SERVER_NAME}"'))
@@ -353,9 +337,7 @@ async def test_a_hub_with_an_outdated_state_publishes_and_issues_nothing(
         status = await box.wait_for("/api/v1/status", holds_a_later_one)
         identity = status["controllers"][0]["hub"]
         await box.wait_for("/api/v1/status", lambda s: s["verdict"] == "failing")
-        code, output = await verify(box)
-        assert code == 1, output
-        assert "restore the newest backup of the state" in output
+        await verify_fails(box, "restore the newest backup of the state")
         status = await box.get("/api/v1/status")
         assert not {item["code"] for item in status["attention"]} & {"cluster_joins", "publication_joining"}
         await nothing_is_issued(mesh.workloads["east"][0])
@@ -393,8 +375,7 @@ async def test_a_hub_without_its_state_publishes_and_issues_nothing_in_its_forme
         edit(box, elsewhere)
         status = await box.wait_for("/api/v1/status", finding("config_problem"))
         assert any("another state" in item["detail"] for item in status["attention"])
-        code, output = await verify(box)
-        assert code == 1, output
+        await verify_fails(box)
         await workload.renew()
 
         for _ in range(2):  # a restart does not forget it
@@ -408,12 +389,7 @@ async def test_a_hub_without_its_state_publishes_and_issues_nothing_in_its_forme
             asked.cancel()
             assert await asked == 0
         # A cluster that does not answer for a moment has that said of it.
-        async with asyncio.timeout(PATIENCE):
-            code, output = await verify(box)
-            while f'add "{identity}" to controller.adopt_hubs' not in output:
-                assert code == 1, output
-                code, output = await verify(box)
-        assert code == 1, output
+        await verify_fails(box, f'add "{identity}" to controller.adopt_hubs')
         status = await box.get("/api/v1/status")
         reported = {item["code"]: item["severity"] for item in status["attention"]}
         assert reported["cluster_degraded"] == "critical"

@@ -282,7 +282,7 @@ async def test_the_command_line_reads_the_same_status(box: Box) -> None:
     await start(box)
     await box.wait_proved()
     # What workloads hold is read some moments after the signers have started.
-    code, output = await federation("verify", "--wait", "30", "--url", box.status_url)
+    code, output = await federation("verify", "--wait", "240", "--url", box.status_url)
     assert code == 0, output
     code, output = await federation("bundle", "show", "--pem", "--url", box.status_url)
     assert code == 0

@@ -144,7 +144,7 @@ async def test_an_exceeded_quota_is_reported_and_a_freed_namespace_is_retried_pr
     for number in range(5):
         assert await three.wait_for_trust("east", f"team-{number}")
     await three.wait_for("/api/v1/status", lambda s: not codes(s), what="nothing that needs attention")
-    code, lines = await command(three, "verify", "--wait", "60")
+    code, lines = await command(three, "verify", "--wait", "240")
     assert code == 0, lines
 
 

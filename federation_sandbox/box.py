@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -265,15 +266,21 @@ class Box:
         return log.read_text("utf-8", errors="replace")[-4000:] if log.exists() else ""
 
     async def get(self, path: str) -> Any:
-        """An answer of the status API; raises ``aiohttp.ClientError`` where there is none, or none in time."""
-        timeout = aiohttp.ClientTimeout(total=ANSWER_LIMIT)
+        """An answer of the status API; raises ``aiohttp.ClientError`` where there is none, or none in time.
+
+        What cannot be said at the moment (503) is asked for again: on a busy machine a report may be late.
+        """
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(f"{self.status_url}{path}") as answer,
+                asyncio.timeout(ANSWER_LIMIT),
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session,
             ):
-                answer.raise_for_status()
-                return msgspec.json.decode(await answer.read())
+                while True:
+                    async with session.get(f"{self.status_url}{path}") as answer:
+                        if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                            answer.raise_for_status()
+                            return msgspec.json.decode(await answer.read())
+                    await asyncio.sleep(POLL)
         except TimeoutError as error:
             raise aiohttp.ServerTimeoutError(f"{path}: no answer in {ANSWER_LIMIT:g} s") from error
 

@@ -44,7 +44,8 @@ RENEW_TICK: Final = 0.5
 REST: Final = 0.2
 """Seconds between two rounds of handshakes. What fails in a rotation fails until a certificate is renewed, for seconds;
 without a rest handshakes alone would fill a core, and take it from the hub that they are to judge."""
-MOST_FAILURES: Final = 20  # printed one by one
+MOST_FAILURES: Final = 1000  # that are remembered
+MOST_SHOWN: Final = 20
 
 ROTATION: Final = 'soak = "3s"\nskew = "2s"\nfresh = "30s"\nwaves = 2'
 TIMEOUTS: Final = 'watch_silence = "5s"'
@@ -215,7 +216,11 @@ class Demo:
             rotated = await rotate(self.box, self._say)
             await self.box.wait_proved(limit=READY_LIMIT)
         outcome = await self.outcome()
-        handshakes = {"tried": traffic.tried, "failed": traffic.failed, "failures": traffic.failures}
+        handshakes = {
+            "tried": traffic.tried,
+            "failed": traffic.failed,
+            "failures": traffic.failures[:MOST_SHOWN],
+        }
         document = {**outcome.document, "rotation": rotated, "handshakes": handshakes}
         success = (
             outcome.success and rotated["state"] == "RETIRED" and traffic.tried > 0 and not traffic.failed

@@ -310,9 +310,9 @@ async def may_not(member: Member, role: str, grant: Grant) -> bool:
 
 def all_grants(member: Member) -> list[tuple[str, str, Grant]]:
     """(role, name of the RBAC object, grant), in an order in which each can be used."""
-    owner = {"federation-signer": "signer", "federation-controller": "controller"}
+    signers = {"federation-signer", "federation-signer-tokens"}
     return [
-        (owner.get(name, "controller"), name, grant)
+        ("signer" if name in signers else "controller", name, grant)
         for name, item in member.roles.items()
         for grant in sorted(grants(item))
     ]
@@ -334,7 +334,7 @@ def without(role: Object, grant: Grant) -> Object:
 async def test_the_grants_of_a_member_are_enough(member: Member) -> None:
     used = all_grants(member)
 
-    assert len(used) == 31  # every verb of every resource and URL, for both roles
+    assert len(used) == 32  # every verb of every resource and URL, for both roles
     for role, _, grant in used:
         await eventually(partial(may, member, role, grant), f"the {role} cannot use {grant}")
 
@@ -377,11 +377,9 @@ FORBIDDEN = [
             b"token",
         )
         for role, account in (
-            ("signer", "signer"),
             ("signer", "controller"),
             ("signer", "probe"),
             ("controller", "signer"),
-            ("controller", "controller"),
         )
     ),
     ("signer", "PATCH", "/api/v1/namespaces/{namespace}/configmaps/istio-ca-root-cert", b"apply"),

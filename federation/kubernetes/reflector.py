@@ -6,7 +6,8 @@ generators, each with one task: ``_endless`` survives every failure and waits be
 old or something breaks; ``_watch`` is one request. What they yield is applied in one place, ``run``.
 
 The copy is honest about itself: ``fresh`` is true only while a watch is open whose last line is at most
-``watch_silence`` old, and a cluster that fails keeps its last items, marked by ``problem``.
+``watch_silence`` old, and a cluster that fails keeps its last items, marked by ``problem``. For as long after the
+last line as a silent watch counts, it is ``recent``.
 
 A watch has a connection, and so a file descriptor, to itself. What may be some seconds old can be polled instead: it is
 listed every so often, and no connection stands between.
@@ -158,6 +159,7 @@ class Reflector(Generic[T]):
         self._version = ""
         self._up = False
         self._last_seen = clock.monotonic()
+        self._followed_at = float("-inf")
         self._problem: ClusterError | None = None
         self._backoff = Backoff(first=timeouts.backoff_first, longest=timeouts.backoff_longest, jitter=jitter)
         self._budget = session.budget
@@ -189,6 +191,14 @@ class Reflector(Generic[T]):
     def fresh(self) -> bool:
         """True while a watch is open, and its last line (where polled: the last list) at most ``watch_silence`` old."""
         return self._up and self._clock.monotonic() - self._last_seen <= self._timeouts.watch_silence
+
+    @property
+    def recent(self) -> bool:
+        """True while the copy was followed at most ``watch_silence`` ago: it is no older than one of a silent watch.
+
+        Whether a watch is open does not matter, and what a list brought that was not finished does not count.
+        """
+        return self._clock.monotonic() - self._followed_at <= self._timeouts.watch_silence
 
     @property
     def problem(self) -> ClusterError | None:
@@ -327,7 +337,7 @@ class Reflector(Generic[T]):
         ) as lines:
             self._established()
             async for line in lines:
-                self._last_seen = self._clock.monotonic()
+                self._last_seen = self._followed_at = self._clock.monotonic()
                 with self._budget.charged():
                     step = self._take(line)
                 if step is not None:
@@ -432,7 +442,7 @@ class Reflector(Generic[T]):
         return self._clock.monotonic() - self._last_seen > self._timeouts.watch_silence
 
     def _established(self) -> None:
-        self._last_seen = self._clock.monotonic()
+        self._last_seen = self._followed_at = self._clock.monotonic()
         self._up = True
         if self._problem is not None:
             self._problem = None

@@ -426,10 +426,63 @@ async def test_a_stale_pod_watch_refuses_no_honest_caller_where_token_keys_decid
         assert refused(await hub.ask("east", gone))
         assert hub.refused("east") == {"object_unknown": 1}
         assert reviews(box) == 0
+        await eventually(lambda: not hub.attestors["east"].objects.recent)
         with box.faults.inject(Status.server_error(), path="/api/v1/namespaces/foo/pods"):
             assert unavailable(await hub.ask("east", token)), "an outage is no refusal"
         assert hub.attestors["east"].objects.pods is None, "all the while"
         hang.lift()
+
+
+@pytest.mark.parametrize("attestation", ["auto", "token-keys"])
+async def test_caches_decide_for_a_while_where_the_api_server_is_away(
+    tmp_path: Path, attestation: str
+) -> None:
+    async with running_signer(tmp_path, setup=mode(attestation)) as hub:
+        box, token = hub.clusters["east"], hub.pod("east")
+        gone = hub.pod("east", name="gone-0")
+        await known(hub)
+        box.delete("pods", "foo", "gone-0")
+        await known(hub)
+        box.faults.inject(Silence(), resource="pods")
+        unseen = hub.pod("east", name="unseen-0")
+        await box.down()
+        await eventually(lambda: not hub.attestors["east"].objects.fresh)
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+        assert unavailable(await hub.ask("east", gone))
+        assert unavailable(await hub.ask("east", unseen))
+        assert reported(hub).state != "ready"
+
+
+@pytest.mark.parametrize("attestation", ["auto", "token-keys"])
+async def test_caches_decide_no_longer_than_those_of_a_silent_watch(tmp_path: Path, attestation: str) -> None:
+    def setup(hub: RunningSigner) -> None:
+        mode(attestation)(hub)
+        hub.timeouts = "watch_silence = 2"
+
+    async with running_signer(tmp_path, setup=setup) as hub:
+        token = hub.pod("east")
+        await known(hub)
+        await hub.clusters["east"].down()
+        await eventually(lambda: not hub.attestors["east"].objects.recent)
+        assert unavailable(await hub.ask("east", token))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Status.forbidden(), Status.throttled(), Garbage(code=200)],
+    ids=["forbidden", "throttled", "garbage"],
+)
+async def test_caches_do_not_decide_where_the_api_server_answers_otherwise(
+    tmp_path: Path, fault: Any
+) -> None:
+    async with running_signer(tmp_path) as hub:
+        box, token = hub.clusters["east"], hub.pod("east")
+        await known(hub)
+        box.faults.inject(Hang(), path="/api/v1/pods")
+        box.end_watches()
+        await eventually(lambda: not hub.attestors["east"].objects.fresh)
+        with box.faults.inject(fault, resource="tokenreviews"):
+            assert unavailable(await hub.ask("east", token))
 
 
 async def test_callers_of_one_pod_share_the_question_about_it(tmp_path: Path) -> None:

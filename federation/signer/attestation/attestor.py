@@ -9,6 +9,9 @@
 ``token-review`` TokenReview always decides, unless a published key of the token's name did not sign it
 ===============  ======================================================================================================
 
+Where the API server is away and cannot be asked, caches go on deciding for as long after their last line as those of a
+watch that is open and silent do (``watch_silence``): a connection that was reset makes nothing known less.
+
 A token is shown to an API server only where nothing speaks against its being that cluster's own: otherwise a cluster
 that was broken into could collect other clusters' tokens.
 
@@ -25,7 +28,14 @@ import msgspec
 
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
-from federation.core.errors import AttestationRefused, ClusterError, NotReady
+from federation.core.errors import (
+    AttestationRefused,
+    ClusterError,
+    ClusterServerError,
+    ClusterTimeout,
+    ClusterUnreachable,
+    NotReady,
+)
 from federation.core.identity import ClusterName, ServiceAccountRef
 from federation.core.jwks import TokenKey
 from federation.kubernetes.budget import CpuBudget
@@ -72,6 +82,12 @@ class Caller(msgspec.Struct, frozen=True):
         bound = f" in pod {self.pod}" if self.pod else ""
         attributed = f" on node {self.node}" if self.node else ""
         return f"{self.impersonator or self.account}{bound}{attributed}"
+
+
+def _is_outage(error: ClusterError) -> bool:
+    """Whether the API server is away; not where it refuses the hub, or something else answers in its place."""
+    away = isinstance(error, ClusterUnreachable | ClusterTimeout | ClusterServerError)
+    return away and error.reason != "tls"
 
 
 MOST_VERIFIED: Final = 4096  # tokens whose signature is remembered as good, each 100 bytes
@@ -181,6 +197,17 @@ class ClusterAttestor:
             raise AttestationRefused("what it is bound to was deleted", reason="object_deleted")
         if existence is Existence.PRESENT and self.objects.fresh:
             return self._attested(token)
+        try:
+            return await self._ask(token, now, permit)
+        except ClusterError as error:
+            if not _is_outage(error) or not self.objects.recent:
+                raise
+            if self.objects.look_up(token, now=self._clock.now().timestamp()) is not Existence.PRESENT:
+                raise  # it was never seen, or has gone meanwhile
+            return self._attested(token)
+
+    async def _ask(self, token: Token, now: float, permit: ReviewPermit | None) -> Caller:
+        """Attest it by a question to the API server."""
         if self.config.attestation != KEYS:
             return await self._review(token, permit)
         existence = await self.objects.ask(token, now=now)

@@ -113,6 +113,11 @@ class BoundObjects:
         return self._pods.fresh and self._accounts.fresh
 
     @property
+    def recent(self) -> bool:
+        """True while neither copy is older than one of a silent watch, whether its watch is up or not."""
+        return self._pods.recent and self._accounts.recent
+
+    @property
     def problem(self) -> ClusterError | None:
         """Why a watch is down, or None."""
         return self._pods.problem or self._accounts.problem

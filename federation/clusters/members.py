@@ -247,6 +247,7 @@ class FollowedSession:
         accept: str = "application/json",
         timeout: float | None = None,
         most_bytes: int | None = None,
+        permitted: Callable[[], bool] | None = None,
     ) -> bytes:
         """As :meth:`ClusterSession.request`."""
         return await self._session.request(
@@ -258,6 +259,7 @@ class FollowedSession:
             accept=accept,
             timeout=timeout,
             most_bytes=most_bytes,
+            permitted=permitted,
         )
 
     async def close(self) -> None:

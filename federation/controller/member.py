@@ -313,6 +313,7 @@ class Member:
             connections=around.publication.max_concurrent_per_cluster + SPARE_CONNECTIONS,
             budget=around.budgets.of(config.name),
             most_bytes=MEMBER_ANSWER_BYTES,
+            permitted=around.allowed,
         )
         async with session, asyncio.TaskGroup() as group:
             member = cls(session, config, around, secret)

@@ -160,7 +160,7 @@ class ControllerRole:
             _logger.info("this controller leads", extra={"replica": self._replica})
             self._leader = Leader(
                 config=self._config,
-                store=self._store,
+                store=self._store.of_leader(leadership),
                 leadership=leadership,
                 clock=self._clock,
                 replica=self._replica,

@@ -20,6 +20,7 @@
     │   └── ClusterError          a member cluster did not answer as it should
     │       ├── ClusterUnreachable    no connection, DNS, TLS
     │       ├── ClusterTimeout        connected, no answer in time
+    │       ├── ClusterWithheld       nothing was sent: this process may not write any more
     │       ├── ClusterUnauthorized   401: our credentials are not accepted
     │       ├── ClusterForbidden      403: the cluster's authorizer (RBAC) does not grant the verb
     │       ├── ClusterDenied         403: granted, but its admission refuses this object: a quota, a policy, a webhook
@@ -220,6 +221,13 @@ class ClusterTimeout(ClusterError):
 
     default_reason = "timeout"
     default_remedy = "check the load of its API server and the way to it, or raise [clusters.timeouts] for it"
+
+
+class ClusterWithheld(ClusterError):
+    """A write was not sent, or not to its end: this process does not lead any more. The cluster may be well."""
+
+    default_reason = "leadership_lost"
+    default_remedy = "nothing: the controller that leads by now writes it"
 
 
 class ClusterUnauthorized(ClusterError):

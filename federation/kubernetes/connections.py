@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Final, cast
 
@@ -16,7 +16,7 @@ from yarl import URL
 
 from federation.kubernetes.budget import CpuBudget
 from federation.kubernetes.http1 import Answer, CutShort, NotHttp, TooLarge, field_lines, request_bytes
-from federation.kubernetes.wire import FREE, SECONDS_PER_BYTE
+from federation.kubernetes.wire import FREE, SECONDS_PER_BYTE, NotPermitted
 
 MOST_ADDRESSES: Final = 8
 """Of one name that are tried, one after another; each gets its share of the time (as Go's ``net.Dialer`` does)."""
@@ -66,10 +66,15 @@ class _Connection(asyncio.Protocol):
         """TLS stands."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
-    async def ask(self, request: bytes, answer: Answer) -> None:
-        """Send it and wait until the answer is whole. Raises Disconnected, CutShort, NotHttp and TooLarge."""
+    async def ask(self, request: bytes, answer: Answer, permitted: Callable[[], bool] | None = None) -> None:
+        """Send it and wait until the answer is whole. Raises Disconnected, CutShort, NotHttp and TooLarge.
+
+        NotPermitted where ``permitted`` says at last that it must not be sent.
+        """
         if self._transport is None or self._transport.is_closing():
             raise Disconnected
+        if permitted is not None and not permitted():
+            raise NotPermitted
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         self._answer = answer
         try:
@@ -165,17 +170,19 @@ class ServerConnections:
         *,
         tls: ssl.SSLContext,
         anew: bool = False,
+        permitted: Callable[[], bool] | None = None,
     ) -> None:
         """Send a request and wait for the whole answer; by a connection that was not used before where ``anew``.
 
         Raises what ends it: ConnectTimeout and NoConnection before anything was sent, Disconnected where no byte came,
-        CutShort, NotHttp and TooLarge. It has no limit of time but for connecting: that is for the caller to set.
+        CutShort, NotHttp and TooLarge, and NotPermitted where ``permitted`` says so. It has no limit of time but for
+        connecting: that is for the caller to set.
         """
         request = request_bytes(method, target, self._field_lines(headers), body)
         connection = (None if anew else self._take(tls)) or await self._connected(tls)
         self._open.add(connection)
         try:
-            await connection.ask(request, answer)
+            await connection.ask(request, answer, permitted)
         finally:
             self._open.discard(connection)
         if connection.usable:

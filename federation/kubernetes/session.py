@@ -38,6 +38,7 @@ from federation.core.errors import (
     ClusterTimeout,
     ClusterUnauthorized,
     ClusterUnreachable,
+    ClusterWithheld,
     ConfigurationError,
     OutOfFiles,
 )
@@ -56,7 +57,7 @@ from federation.kubernetes.credentials import Access, LoadedCredentials, load_cr
 from federation.kubernetes.http1 import Answer, CutShort, NotHttp, TooLarge
 from federation.kubernetes.time_limit import TimeLimit
 from federation.kubernetes.token_life import TokenLife
-from federation.kubernetes.wire import FREE, member_connector
+from federation.kubernetes.wire import FREE, UNACKNOWLEDGED, WhilePermitted, member_connector
 
 _logger = logging.getLogger(__name__)
 
@@ -110,8 +111,10 @@ class ClusterSession:
         budget: CpuBudget | None = None,
         most_bytes: int = MAX_ANSWER_BYTES,
         idle: float = IDLE_SECONDS,
+        permitted: Callable[[], bool] | None = None,
     ) -> None:
         self.name: Final = cluster
+        self._permitted = permitted
         self.server: Final = credentials.server
         self.clock_skew = 0.0
         """Seconds our clock is ahead of the server's Date header, as last seen, to about a second."""
@@ -143,7 +146,9 @@ class ClusterSession:
         # as long as it is open.
         self._http, self._watches = (
             aiohttp.ClientSession(
-                connector=member_connector(self.budget, keepalive=idle),
+                connector=member_connector(
+                    self.budget, keepalive=idle, unacknowledged=None if permitted is None else UNACKNOWLEDGED
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
                 headers={"User-Agent": AGENT, "Accept-Encoding": "identity"},
@@ -166,11 +171,13 @@ class ClusterSession:
         budget: CpuBudget | None = None,
         most_bytes: int = MAX_ANSWER_BYTES,
         idle: float = IDLE_SECONDS,
+        permitted: Callable[[], bool] | None = None,
     ) -> Self:
         """Read the credentials; nothing is sent yet. ``connections`` bounds requests at once, not watches.
 
         ``most_bytes`` bounds every answer, and ``budget`` what it costs to take them apart (default: no bound).
-        ``idle`` is for how many seconds a connection is kept that nothing is asked for.
+        ``idle`` is for how many seconds a connection is kept that nothing is asked for. ``permitted`` says whether
+        this process may still write: see :meth:`request` (default: it may always).
 
         Raises ConfigurationError for credentials that cannot be used, ClusterUnauthorized for an exec plugin
         that fails.
@@ -185,6 +192,7 @@ class ClusterSession:
             budget=budget,
             most_bytes=most_bytes,
             idle=idle,
+            permitted=permitted,
         )
 
     @property
@@ -230,6 +238,7 @@ class ClusterSession:
         accept: str = "application/json",
         timeout: float | None = None,
         most_bytes: int | None = None,
+        permitted: Callable[[], bool] | None = None,
     ) -> bytes:
         """The body of a 2xx answer, at most ``most_bytes`` (default: the session's), enforced while it is read.
 
@@ -237,7 +246,12 @@ class ClusterSession:
         ``request``). Every failure is a ClusterError. A connection that the server closed before it sent a
         byte is tried once more whatever the method: every write of the hub may come twice (an apply, a review, a
         token request, a delete, a create under a name drawn for it alone).
+
+        ``permitted`` says whether this process may still write (default: the session's). It is called for a body as
+        late as can be, before each piece of it: to wait for a slot and to connect takes time, and a process may be
+        stopped meanwhile. Raises ClusterWithheld where it may not; the server then gets no whole request.
         """
+        permitted = (permitted or self._permitted) if method != "GET" else None
         limit = self._timeouts.request if timeout is None else timeout
         most = self._most_bytes if most_bytes is None else min(most_bytes, self._most_bytes)
         what = f"{method} {path}"
@@ -247,10 +261,13 @@ class ClusterSession:
         send: Callable[..., Coroutine[Any, Any, bytes]]
         if self._connections is not None and most <= SMALL_ANSWER_BYTES:
             target = self._target(path, params, method)
-            send = partial(self._send_small, method, target, headers, body, what, most=most)
+            send = partial(
+                self._send_small, method, target, headers, body, what, most=most, permitted=permitted
+            )
         else:
             url = self._url(path, params, method)
-            send = partial(self._send, method, url, headers, body, what, most=most)
+            payload = body if body is None or permitted is None else WhilePermitted(body, permitted)
+            send = partial(self._send, method, url, headers, payload, what, most=most)
         within = TimeLimit(limit)
         try:
             async with within, self._slots:
@@ -263,7 +280,12 @@ class ClusterSession:
                 except Disconnected:
                     return await send(anew=True)
         except (aiohttp.ClientError, OSError, *_OF_SMALL_ANSWERS) as error:
+            if permitted is not None and not permitted():
+                raise self._withheld(what) from error
             raise self._failure(error, what, limit, late=within.late) from error
+
+    def _withheld(self, what: str) -> ClusterWithheld:
+        return ClusterWithheld(f"{what}: this process does not lead any more", where=self._where)
 
     @asynccontextmanager
     async def stream(
@@ -345,6 +367,7 @@ class ClusterSession:
         most: int,
         renew: bool = False,
         anew: bool = False,
+        permitted: Callable[[], bool] | None = None,
     ) -> bytes:
         """The body of a 2xx answer, by the hub's own connections; one that was not used before where ``anew``."""
         connections = self._connections
@@ -357,7 +380,9 @@ class ClusterSession:
         answer = Answer(most=most, most_of_error=MAX_ERROR_BYTES)
         text = b""
         try:
-            await connections.ask(method, target, headers, body, answer, tls=access.tls, anew=anew)
+            await connections.ask(
+                method, target, headers, body, answer, tls=access.tls, anew=anew, permitted=permitted
+            )
             text = answer.body
         except (CutShort, NotHttp, TooLarge):
             if not answer.status or 200 <= answer.status <= 299:
@@ -380,7 +405,7 @@ class ClusterSession:
         method: str,
         url: URL,
         headers: dict[str, str],
-        body: bytes | None,
+        body: bytes | WhilePermitted | None,
         what: str,
         *,
         most: int,
@@ -397,7 +422,7 @@ class ClusterSession:
         method: str,
         url: URL,
         headers: dict[str, str],
-        body: bytes | None,
+        body: bytes | WhilePermitted | None,
         what: str,
         *,
         renew: bool = False,

@@ -8,10 +8,13 @@ than its budget allows.
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -130,8 +133,57 @@ class MemberConnection(ResponseHandler):
                 self._resume_transport_reading()
 
 
-def member_connector(budget: CpuBudget, *, keepalive: float) -> aiohttp.TCPConnector:
-    """A connector whose connections are charged. Their number is not limited: open watches must starve no request."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive)
+SENT_AT_ONCE: Final = 64 * 1024
+"""Bytes of a body that go out without another look whether they may."""
+
+UNACKNOWLEDGED: Final = 4.0
+"""Seconds for which the kernel goes on sending what its receiver does not acknowledge, where writes need permission.
+
+A leader's Lease ends five seconds before another process may take it: what left the leader until then arrives before
+that, or never, also where the leader was stopped or has closed the connection meanwhile.
+"""
+
+
+class NotPermitted(OSError):
+    """The process may not write any more; not all of the request was sent."""
+
+
+class WhilePermitted(aiohttp.BytesPayload):
+    """A body that is sent only as long as ``permitted`` says so: what is left of it then never is."""
+
+    def __init__(self, body: bytes, permitted: Callable[[], bool]) -> None:
+        super().__init__(body)
+        self._permitted = permitted
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """As aiohttp's, piece by piece. Raises OSError where it may not go on, which ends the connection."""
+        whole = self._value if content_length is None else self._value[:content_length]
+        for begin in range(0, len(whole), SENT_AT_ONCE):
+            if not self._permitted():
+                raise NotPermitted
+            await writer.write(whole[begin : begin + SENT_AT_ONCE])
+
+
+def member_connector(
+    budget: CpuBudget, *, keepalive: float, unacknowledged: float | None = None
+) -> aiohttp.TCPConnector:
+    """A connector whose connections are charged. Their number is not limited: open watches must starve no request.
+
+    ``unacknowledged`` are the seconds for which the kernel sends again what is not acknowledged (default: its own).
+    """
+    connector = aiohttp.TCPConnector(
+        limit=0,
+        keepalive_timeout=keepalive,
+        socket_factory=None if unacknowledged is None else partial(_socket, unacknowledged),
+    )
     connector._factory = partial(MemberConnection, asyncio.get_running_loop(), budget)  # type: ignore[assignment]  # noqa: SLF001
     return connector
+
+
+def _socket(unacknowledged: float, info: tuple[Any, ...]) -> socket.socket:
+    """One for the address ``info`` (of ``getaddrinfo``), with ``TCP_USER_TIMEOUT`` (tcp(7)) where there is such."""
+    family, kind, protocol = info[:3]
+    made = socket.socket(family, kind, protocol)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unacknowledged * 1000))
+    return made

@@ -41,7 +41,7 @@ from federation.core.documents.keys import StateDamaged
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.files import Abandoned, remedy_of
 from federation.state.record import MAX_FILE_BYTES, pack, unpack
-from federation.state.store import DiskCalls, Leadership, StateConflict, Stored
+from federation.state.store import DiskCalls, Leadership, LeadersStore, StateConflict, StateStore, Stored
 
 _logger = logging.getLogger(__name__)
 
@@ -360,6 +360,10 @@ class FileStore:
                 os.fsync(parent)
 
         await self._run(delete)
+
+    def of_leader(self, leadership: Leadership) -> StateStore:
+        """The same store for what the leader alone writes; a process that is stopped keeps its lock."""
+        return LeadersStore(self, leadership)
 
     async def keys(self, prefix: str) -> list[str]:
         """The keys that begin with ``prefix``, sorted; files that are no documents are passed over."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Protocol
@@ -46,10 +46,11 @@ from federation.core.errors import (
     ClusterTimeout,
     ClusterUnauthorized,
     ClusterUnreachable,
+    ClusterWithheld,
     StateUnavailable,
 )
 from federation.state.record import FORMAT, MAGIC, MAX_DATA_BYTES
-from federation.state.store import Stored
+from federation.state.store import LeadershipLost, Stored
 
 ATTEMPTS: Final = 3
 
@@ -268,8 +269,12 @@ class KubernetesApi(Protocol):
         content_type: str = "application/json",
         accept: str = "application/json",
         timeout: float | None = None,
+        permitted: Callable[[], bool] | None = None,
     ) -> bytes:
-        """The body of a 2xx answer, within ``timeout`` seconds."""
+        """The body of a 2xx answer, within ``timeout`` seconds.
+
+        A write is not sent where ``permitted`` is false by the time that it could be: ClusterWithheld.
+        """
         ...
 
 
@@ -282,11 +287,22 @@ class StateThrottled(StateUnavailable):
 
 
 class StoreCalls:
-    """The calls of one store. ``timeout`` in seconds for one request, ``budget`` for all attempts at it."""
+    """The calls of one store. ``timeout`` in seconds for one request, ``budget`` for all attempts at it.
+
+    ``permitted`` says whether this process may still write; each attempt asks (default: it may always).
+    """
 
     def __init__(
-        self, api: KubernetesApi, clock: Clock, *, timeout: float, budget: float, jitter: random.Random
+        self,
+        api: KubernetesApi,
+        clock: Clock,
+        *,
+        timeout: float,
+        budget: float,
+        jitter: random.Random,
+        permitted: Callable[[], bool] | None = None,
     ) -> None:
+        self._permitted = permitted
         self._api = api
         self._clock = clock
         self._timeout = timeout
@@ -315,7 +331,13 @@ class StoreCalls:
             async for attempt in attempts:
                 with attempt:
                     return await self._api.request(
-                        method, path, params=params, body=body, accept=accept, timeout=self._timeout
+                        method,
+                        path,
+                        params=params,
+                        body=body,
+                        accept=accept,
+                        timeout=self._timeout,
+                        permitted=None if method == "GET" else self._permitted,
                     )
         except (ClusterNotFound, ClusterConflict, ClusterGone):
             raise
@@ -323,6 +345,8 @@ class StoreCalls:
             raise StateThrottled(
                 error.what, where=where, remedy=error.remedy, retry_after=error.retry_after
             ) from error
+        except ClusterWithheld as error:
+            raise LeadershipLost(where=where) from error
         except ClusterError as error:
             raise StateUnavailable(error.what, where=where, remedy=_remedy(error)) from error
         raise AssertionError("an attempt returns or raises")

@@ -10,8 +10,9 @@
 - Every write (read, create and replace are all there is) is a compare-and-swap on the resourceVersion that was last
   seen. The holder's name ends in random digits, so that two processes of one name are distinguished.
 
-Two leaders for a moment remain possible where a person removes or edits the Lease by hand, or where a process is
-frozen between its check of ``leading`` and its write: then the documents' compare-and-swap protects them.
+Every write of a leader asks for ``leading`` again where it is sent (docs/decisions/0067). Two leaders for a moment
+remain possible where a person removes or edits the Lease by hand, or a write is delayed on its way: then the
+documents' compare-and-swap protects them.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
@@ -58,7 +59,7 @@ from federation.state.kubernetes_documents import (
     unpack,
 )
 from federation.state.kubernetes_lease import LeaseTimings, leading
-from federation.state.store import Leadership, StateConflict, Stored
+from federation.state.store import Leadership, StateConflict, StateStore, Stored
 
 TIMEOUT: Final = 10.0
 """Seconds an operation may take, all attempts included; past that the state is unavailable."""
@@ -107,7 +108,8 @@ class KubernetesStore:
     """A :class:`~federation.state.store.StateStore` in objects; the session behind ``api`` is the caller's to close.
 
     ``namespace`` holds what controllers write, the same with ``-signers`` behind it what signers write.
-    Raises InvalidValue where that is no namespace.
+    ``permitted`` says whether this process may write documents, and is asked before each attempt (default: it may
+    always). Raises InvalidValue where ``namespace`` is none.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class KubernetesStore:
         request_timeout: float = REQUEST_TIMEOUT,
         lease: LeaseTimings = LeaseTimings(),  # noqa: B008 - it is frozen
         random_bytes: Callable[[int], bytes] = os.urandom,
+        permitted: Callable[[], bool] | None = None,
     ) -> None:
         self._namespaces = Namespaces(namespace)
         self._clock = clock
@@ -128,8 +131,20 @@ class KubernetesStore:
         self._jitter = jitter
         self._lease = lease
         self._random_bytes = random_bytes
-        self._objects = Objects(
-            StoreCalls(api, clock, timeout=request_timeout, budget=timeout, jitter=jitter), clock
+        calls = StoreCalls(
+            api, clock, timeout=request_timeout, budget=timeout, jitter=jitter, permitted=permitted
+        )
+        self._objects = Objects(calls, clock)
+        self._another = partial(
+            KubernetesStore,
+            api,
+            clock,
+            namespace=namespace,
+            jitter=jitter,
+            timeout=timeout,
+            request_timeout=request_timeout,
+            lease=lease,
+            random_bytes=random_bytes,
         )
         short = min(LEASE_TIMEOUT, request_timeout)
         self._lease_calls = StoreCalls(api, clock, timeout=short, budget=short, jitter=jitter)
@@ -213,6 +228,10 @@ class KubernetesStore:
             random_bytes=self._random_bytes,
         ) as leadership:
             yield leadership
+
+    def of_leader(self, leadership: Leadership) -> StateStore:
+        """The same store for what the leader alone writes; ``leading`` is asked before each attempt is sent."""
+        return self._another(permitted=lambda: leadership.leading)
 
     def _address(self, key: str) -> DocumentAddress:
         return DocumentAddress(self._namespaces.of(key), key)

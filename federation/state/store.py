@@ -28,6 +28,17 @@ class StateConflict(StateUnavailable):
     default_reason = "state_conflict"
 
 
+class LeadershipLost(StateUnavailable):
+    """Nothing was written: this process does not lead any more, and another one may."""
+
+    default_reason = "leadership_lost"
+
+    def __init__(self, *, where: str) -> None:
+        super().__init__(
+            "this process does not lead any more", where=where, remedy="nothing: the leader writes it"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A document as it was read: its bytes and the version to swap against."""
@@ -74,6 +85,52 @@ class StateStore(Protocol):
     def lead(self, name: str, *, identity: str) -> AbstractAsyncContextManager[Leadership]:
         """Wait until this process leads; leaving the context gives leadership up."""
         ...
+
+    def of_leader(self, leadership: Leadership) -> StateStore:
+        """The same documents, for what the leader alone writes.
+
+        Every write raises :class:`LeadershipLost` where ``leadership`` is lost by the time that it would be sent: a
+        process may have been stopped between its decision and that.
+        """
+        ...
+
+
+class LeadersStore:
+    """A store for what the leader alone writes: LeadershipLost where ``leadership`` was lost before a write begins."""
+
+    def __init__(self, store: StateStore, leadership: Leadership) -> None:
+        self._store = store
+        self._leadership = leadership
+
+    async def read(self, key: str) -> Stored | None:
+        """As the store's."""
+        return await self._store.read(key)
+
+    async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
+        """As the store's, by the leader."""
+        self._require(key)
+        return await self._store.write(key, data, expected=expected, create=create)
+
+    async def delete(self, key: str, *, expected: str | None = None) -> None:
+        """As the store's, by the leader."""
+        self._require(key)
+        await self._store.delete(key, expected=expected)
+
+    async def keys(self, prefix: str) -> list[str]:
+        """As the store's."""
+        return await self._store.keys(prefix)
+
+    def lead(self, name: str, *, identity: str) -> AbstractAsyncContextManager[Leadership]:
+        """As the store's."""
+        return self._store.lead(name, identity=identity)
+
+    def of_leader(self, leadership: Leadership) -> StateStore:
+        """The store for another leadership."""
+        return self._store.of_leader(leadership)
+
+    def _require(self, key: str) -> None:
+        if not self._leadership.leading:
+            raise LeadershipLost(where=key)
 
 
 AT_ONCE: Final = 8

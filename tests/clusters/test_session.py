@@ -28,6 +28,7 @@ from federation.core.errors import (
     ClusterTimeout,
     ClusterUnauthorized,
     ClusterUnreachable,
+    ClusterWithheld,
 )
 from federation.kubernetes.answers import LONGEST_RETRY_AFTER
 from federation.kubernetes.objects import decode_metadata
@@ -42,6 +43,7 @@ from federation.kubernetes.session import (
 from federation.runtime.clock import SystemClock
 from federation_sandbox.apiserver.authentication import ClusterCa
 from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Garbage, Hang
+from federation_sandbox.apiserver.store import encode
 from federation_sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 from tests.support.clusters import FAST, Exchange, RawServer, connected, eventually
@@ -689,3 +691,64 @@ async def test_a_watch_does_not_go_over_the_connection_that_brought_a_list(tmp_p
         async with session.stream("/watch", silence=PATIENCE) as lines:
             assert [line async for line in lines] == [b"{}"]
     assert peers["/list"] == peers["/again"] != peers["/watch"]
+
+
+# Writes that need permission ----------------------------------------------------------------------------------------
+
+
+BUNDLE = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "bundle"},
+    "data": {"key": "x" * 200_000},
+}
+CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
+
+
+@ways
+async def test_a_write_is_withheld_where_permission_ends_while_it_waits(tmp_path: Path, most: int) -> None:
+    permitted = True
+    async with (
+        SandboxCluster("east") as cluster,
+        connected(
+            cluster.write_kubeconfig(tmp_path / "kc"),
+            most_bytes=most,
+            connections=1,
+            permitted=lambda: permitted,
+        ) as session,
+    ):
+        with cluster.faults.inject(Hang(), path=NAMESPACES) as fault:
+            reading = asyncio.create_task(session.get(NAMESPACES))
+            await eventually(lambda: fault.hits)
+            writing = asyncio.create_task(session.request("POST", CONFIG_MAPS, body=encode(BUNDLE)))
+            await asyncio.sleep(0)
+            permitted = False
+        await asyncio.gather(reading, return_exceptions=True)
+        with pytest.raises(ClusterWithheld, match="does not lead any more"):
+            await writing
+        assert cluster.requests.count(verb="create", resource="configmaps") == 0
+        assert cluster.config_map("default", "bundle") is None
+        assert b"kube-system" in await session.get(NAMESPACES), "reading needs none"
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2, 3])
+async def test_a_write_that_is_stopped_in_the_middle_never_arrives(tmp_path: Path, looks: int) -> None:
+    """A body goes out in pieces, and permission ends after some of them."""
+    left = looks
+
+    def permitted() -> bool:
+        nonlocal left
+        left -= 1
+        return left >= 0
+
+    async with (
+        SandboxCluster("east") as cluster,
+        connected(cluster.write_kubeconfig(tmp_path / "kc"), permitted=permitted) as session,
+    ):
+        with pytest.raises(ClusterWithheld):
+            await session.request("POST", CONFIG_MAPS, body=encode(BUNDLE))
+        await session.get(NAMESPACES)
+        assert cluster.config_map("default", "bundle") is None
+        left = 100
+        await session.request("POST", CONFIG_MAPS, body=encode(BUNDLE))
+        assert cluster.config_map("default", "bundle") is not None

@@ -16,7 +16,7 @@ from federation.core.documents.trust import Current, Generation
 from federation.core.errors import StateUnavailable
 from federation.core.identity import TrustDomain
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.state.store import Leadership, StateConflict, Stored
+from federation.state.store import Leadership, LeadersStore, StateConflict, StateStore, Stored
 from tests.support import pki
 
 DOMAIN = TrustDomain("mesh.example")
@@ -64,6 +64,9 @@ class MemoryStore:
 
     def lead(self, name: str, *, identity: str) -> AbstractAsyncContextManager[Leadership]:
         raise StateUnavailable(f"this store elects no leader: {name}, {identity}")
+
+    def of_leader(self, leadership: Leadership) -> StateStore:
+        return LeadersStore(self, leadership)
 
 
 def bundle(*names: str) -> TrustBundle:

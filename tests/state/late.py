@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from federation.core.errors import ClusterConflict, ClusterTimeout, ClusterUnreachable
@@ -36,6 +36,7 @@ class LateApi:
         content_type: str = "application/json",
         accept: str = "application/json",
         timeout: float | None = None,
+        permitted: Callable[[], bool] | None = None,
     ) -> bytes:
         request = Request(method, path, body)
         if method in self.delay:
@@ -50,6 +51,7 @@ class LateApi:
             content_type=content_type,
             accept=accept,
             timeout=timeout,
+            permitted=permitted,
         )
         if method in self.lose:
             self.lose.discard(method)

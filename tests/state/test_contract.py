@@ -13,7 +13,7 @@ from federation.core.documents.encoding import decode
 from federation.core.documents.keys import StateDamaged
 from federation.core.documents.signer import ExpiryBoundTable
 from federation.core.errors import InvalidValue, StateUnavailable
-from federation.state.store import StateConflict, StateStore
+from federation.state.store import LeadershipLost, StateConflict, StateStore
 from tests.state.places import Directory, Place, spawn
 from tests.state.processes import content
 from tests.support.patience import PATIENCE
@@ -328,3 +328,28 @@ async def test_a_leadership_has_a_name(store: StateStore, name: str) -> None:
     with pytest.raises(InvalidValue):
         async with store.lead(name, identity="me"):
             pytest.fail("there is no such leadership")
+
+
+class Led:
+    """A leadership that a test ends."""
+
+    leading = True
+
+
+async def test_what_the_leader_writes_is_not_written_once_it_leads_no_more(store: StateStore) -> None:
+    led = Led()
+    leaders = store.of_leader(led)
+    version = await leaders.write("rotation", b"first")
+    led.leading = False
+    for attempt in (
+        leaders.write("rotation", b"second", expected=version),
+        leaders.write("rotation", b"second"),
+        leaders.write("current", b"new", create=True),
+        leaders.delete("rotation"),
+        leaders.delete("rotation", expected=version),
+    ):
+        with pytest.raises(LeadershipLost):
+            await attempt
+    assert await data_of(leaders, "rotation") == b"first"
+    assert await leaders.keys("current") == []
+    await store.write("rotation", b"of the next leader", expected=version)

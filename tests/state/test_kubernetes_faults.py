@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
-from federation.core.errors import StateUnavailable
+from federation.core.errors import ClusterTimeout, StateUnavailable
 from federation.state.kubernetes_documents import KubernetesApi
 from federation.state.kubernetes_store import KubernetesStore
-from federation.state.store import StateConflict
+from federation.state.store import LeadershipLost, StateConflict
 from federation_sandbox.apiserver.faults import Answer, Cut, Garbage, Gone, Hang
 from federation_sandbox.cluster import SandboxCluster
 from tests.state.late import LateApi
@@ -341,3 +342,42 @@ async def test_no_token_is_in_an_error(box: SandboxCluster, boxed: Objects) -> N
             await store.read("current")
     assert token not in caught.value.diagnostics()
     assert "unprivileged" in caught.value.diagnostics()
+
+
+@dataclass
+class Deposing(LateApi):
+    """A network in which the first write hangs until its process leads no more; the next attempt would get through."""
+
+    leading: bool = True
+
+    async def request(self, method: str, path: str, **options: Any) -> bytes:
+        try:
+            return await super().request(method, path, **options)
+        except ClusterTimeout:
+            self.leading, self.delay = False, set()
+            raise
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+async def test_no_attempt_is_made_after_leadership_was_lost(objects: Objects, method: str) -> None:
+    """A leader that was stopped in the middle of a write wakes to its next attempt."""
+    networks: list[Deposing] = []
+
+    def before(api: KubernetesApi) -> Deposing:
+        networks.append(Deposing(api))
+        return networks[-1]
+
+    async with replace(objects, options={}, before=before).opened() as store:
+        (network,) = networks
+        await store.write("rotation", b"before")
+        network.delay = {method}
+        leaders = store.of_leader(network)
+        key = "current" if method == "POST" else "rotation"
+        late = leaders.delete(key) if method == "DELETE" else leaders.write(key, b"late")
+        with pytest.raises(LeadershipLost):
+            await late
+        found = await store.read("rotation")
+        assert found is not None
+        assert found.data == b"before"
+        assert await store.read("current") is None
+        await store.write("controllers/a", b"a report of its own")

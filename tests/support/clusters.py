@@ -147,6 +147,8 @@ async def connected(
     clock: Clock | None = None,
     most_bytes: int = MAX_ANSWER_BYTES,
     budget: CpuBudget | None = None,
+    connections: int = 8,
+    permitted: Callable[[], bool] | None = None,
 ) -> AsyncIterator[ClusterSession]:
     """A session that is closed afterwards."""
     session = await ClusterSession.open(
@@ -156,6 +158,8 @@ async def connected(
         clock=clock or SystemClock(),
         most_bytes=most_bytes,
         budget=budget,
+        connections=connections,
+        permitted=permitted,
     )
     async with session:
         yield session

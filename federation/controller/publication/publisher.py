@@ -39,6 +39,7 @@ from federation.core.errors import (
     ClusterServerError,
     ClusterThrottled,
     ClusterTimeout,
+    ClusterWithheld,
 )
 from federation.kubernetes.answers import TERMINATING, WEBHOOK
 from federation.kubernetes.backoff import Backoff
@@ -543,6 +544,8 @@ class Publisher:
                 self._refused(namespace, error)
             case ClusterServerError() if error.reason == WEBHOOK:
                 self._refused(namespace, error)  # for other namespaces it may not be called
+            case ClusterWithheld():
+                self._postpone(namespace, CATCH_UP)
             case ClusterTimeout() if error.reason == OWN_DELAY:
                 self._postpone(namespace, CATCH_UP)  # that this process is late says nothing of the cluster
             case ClusterNotFound():

@@ -160,8 +160,11 @@ async def open_mesh(
                 name: Envoy(name, directory / "envoy" / name, str(box.trust_domain)) for name in workloads
             }
             mesh = Mesh(box, workloads, proxies)
-            for name in workloads:
-                await mesh.renew(name)
+            async with asyncio.timeout(PATIENCE):
+                for name, workload in workloads.items():
+                    while workload.current is None:  # agents ask until they are answered
+                        with contextlib.suppress(grpc.aio.AioRpcError):
+                            await mesh.renew(name)
             plans = [
                 (
                     proxy,

@@ -14,6 +14,7 @@ from federation.controller.in_force import TrustState
 from federation.controller.publication.config_map import Contents, ObservedConfigMap
 from federation.controller.publication.joining import GRACE, Joining, JoiningMemory, no_memory
 from federation.controller.publication.namespace_count import ReadBack
+from federation.controller.rotation.store import RotationStore
 from federation.core.config.hub import PublicationConfig
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.trust import Generation
@@ -455,11 +456,23 @@ async def test_a_cluster_with_the_hubs_own_root_joins_at_once(two: World) -> Non
     assert report.proposals == []
 
 
+async def until_joined(world: World, cluster: str) -> None:
+    """Wait until it is recorded that the cluster has joined: until then another CA there may be its own."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            kept = RotationStore(world.store)
+            await kept.meet()
+            memory = kept.remembered(cluster)
+            if memory is not None and memory.joined:
+                return
+            await asyncio.sleep(0.1)
+
+
 async def test_an_edit_made_while_no_controller_ran_is_restored(two: World) -> None:
     async with two.controller():
         generation = await two.published()
         await two.until(lambda r: r.matrix.valid == 2)
-        await asyncio.sleep(1.5)
+        await until_joined(two, "west")
     two.clusters["west"].delete("configmaps", "default", NAME)
     give_own_ca(two, "west", root("intruder"), "default")
     async with two.controller("two"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from federation_sandbox.cluster import SandboxCluster
 from tests.state.late import LateApi
 from tests.state.places import Objects
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 IMPATIENT = {"timeout": 5.0, "request_timeout": 2.0}
 
@@ -39,6 +41,15 @@ def operations(store: KubernetesStore) -> dict[str, Callable[[], Awaitable[objec
         "remove": lambda: store.delete("current", expected="999999"),
         "keys": lambda: store.keys(""),
     }
+
+
+async def put(store: KubernetesStore, key: str, data: bytes) -> None:
+    """Have a document there before what is tested, however late a busy machine answers."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with contextlib.suppress(StateUnavailable):
+                await store.write(key, data)
+                return
 
 
 UNCALLED = (
@@ -77,7 +88,7 @@ async def test_every_failure_is_unavailable_with_a_remedy(
     effect: Answer | Garbage | Hang | Cut,
     remedy: str,
 ) -> None:
-    await store.write("current", b"before")
+    await put(store, "current", b"before")
     with box.faults.inject(effect, path="/api/"), pytest.raises(StateUnavailable) as caught:
         await operations(store)[operation]()
     assert not isinstance(caught.value, StateConflict)
@@ -89,7 +100,7 @@ async def test_every_failure_is_unavailable_with_a_remedy(
 async def test_a_server_that_is_down_is_unavailable(
     box: SandboxCluster, store: KubernetesStore, operation: str
 ) -> None:
-    await store.write("current", b"before")
+    await put(store, "current", b"before")
     await box.down()
     with pytest.raises(StateUnavailable, match="no connection"):
         await operations(store)[operation]()

@@ -67,6 +67,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
         announce,
         listening,
         open_authenticators,
+        open_events,
         open_secret,
         open_store,
         serve_probes,
@@ -75,6 +76,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
     from federation.controller.role import ControllerRole
     from federation.status.app import create_app
     from federation.status.authorization import check_tokens
+    from federation.status.object_events import Announcer
     from federation.status.server import serve
 
     config, clock = process.config, process.clock
@@ -97,6 +99,12 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
         )
         await serve_probes(stack, args.probes, clock, partial(_is_ready, role, store))
         authenticators = await stack.enter_async_context(open_authenticators(config, clock))
+        events = await stack.enter_async_context(open_events(config.current.state, clock, replica))
+        announcer = (
+            Announcer(events, clock, replica=replica, leading=lambda: role.leads)
+            if events is not None
+            else None
+        )
         server = serve(
             create_app(
                 store=store,
@@ -105,6 +113,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
                 report=role.report,
                 mounted=operations(store, config, clock, mac, leads=lambda: role.leads),
                 authenticators=authenticators,
+                announcer=announcer,
             ),
             listen=listen,
             clock=clock,

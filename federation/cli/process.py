@@ -25,6 +25,7 @@ from federation.runtime.processes import handled
 
 if TYPE_CHECKING:
     from federation.kubernetes.token_places import KubeconfigSecret
+    from federation.state.kubernetes_events import EventWriter
     from federation.state.store import StateStore
     from federation.status.callers import Authenticator
 
@@ -149,6 +150,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 SECRET_CONNECTIONS: Final = 4
+EVENT_CONNECTIONS: Final = 1
 CONNECTIONS: Final = 16
 """Requests under way at once: a controller reads many small documents one beside the other."""
 
@@ -187,6 +189,30 @@ async def _objects(state: StateConfig, clock: Clock) -> AsyncIterator[StateStore
         connections=CONNECTIONS,
     ) as session:
         yield KubernetesStore(session, clock, namespace=state.namespace, jitter=random.SystemRandom())
+
+
+@contextlib.asynccontextmanager
+async def open_events(state: StateConfig, clock: Clock, replica: str) -> AsyncIterator[EventWriter | None]:
+    """What writes Events beside the state, None where that is not in objects; nothing is sent yet.
+
+    Raises ConfigurationError for credentials that cannot be used.
+    """
+    if state.kind != "kubernetes" or state.credentials is None:
+        yield None
+        return
+    from federation.clusters.members import followed
+    from federation.core.config.clusters import ClusterTimeouts
+    from federation.core.identity import ClusterName
+    from federation.state.kubernetes_events import EventWriter
+
+    async with followed(
+        state.credentials,
+        cluster=ClusterName("state"),
+        timeouts=ClusterTimeouts(),
+        clock=clock,
+        connections=EVENT_CONNECTIONS,
+    ) as session:
+        yield EventWriter(session, clock, state.namespace, replica)
 
 
 @contextlib.asynccontextmanager

@@ -34,6 +34,7 @@ from federation.status.exposition import CONTENT_TYPE, hub_version
 from federation.status.history import History, keep
 from federation.status.metrics import hub_metrics
 from federation.status.model import Clusters, FederationStatus, GenerationsView, Readiness
+from federation.status.object_events import Announcer
 from federation.status.openapi import openapi_document
 from federation.status.pages import page_of
 from federation.status.revision import revision
@@ -73,22 +74,31 @@ def create_app(
     report: Callable[[], ControllerReport] | None = None,
     mounted: Mounted = NOTHING,
     authenticators: Sequence[Authenticator] = (),
+    announcer: Announcer | None = None,
 ) -> web.Application:
     """The application over a state store; ``report`` is that of the controller in whose process it runs.
 
     It changes nothing itself and needs no leadership, so every replica may serve it. What is ``mounted``
-    is behind the same guard, for which ``authenticators`` verify JWTs.
+    is behind the same guard, for which ``authenticators`` verify JWTs. An ``announcer`` has Kubernetes Events
+    written of what changes.
     """
     reader = SnapshotReader(store, clock)
     history = History(clock.now().timestamp())
     source = StatusSource(reader, config, clock)
-    api = _Api(source, clock, report, mounted, history)
+    api = _Api(source, clock, report, mounted, history, announcer=announcer)
 
     async def keep_history(_: web.Application) -> AsyncIterator[None]:
         task = asyncio.create_task(keep(history, reader, clock))
         yield
         task.cancel()
         await asyncio.wait([task])
+
+    async def announce(_: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(announcer.run(source)) if announcer is not None else None
+        yield
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
     routes = [*API, *page_routes(), *(route for route, _ in mounted.routes)]
     guard = Guard(config, clock, unguarded=open_paths(routes), authenticators=authenticators)
@@ -118,6 +128,8 @@ def create_app(
     app = web.Application(middlewares=[errors_into_problems(methods), guard.middleware], client_max_size=1)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(keep_history)
+    if announcer is not None:
+        app.cleanup_ctx.append(announce)
     app.on_shutdown.append(events.close)
     for route in routes:
         if route.method == "GET":
@@ -146,12 +158,15 @@ class _Api:
         report: Callable[[], ControllerReport] | None,
         mounted: Mounted,
         history: History,
+        *,
+        announcer: Announcer | None,
     ) -> None:
         self._source = source
         self._history = history
         self._clock = clock
         self._report = report
         self._mounted = mounted
+        self._announcer = announcer
         self._encoded: tuple[FederationStatus | None, dict[str, Body]] = (None, {})
         self._rendering = asyncio.Lock()
 
@@ -185,7 +200,14 @@ class _Api:
             now = self._clock.now().timestamp()
             body = self._known(status, "metrics")
             if body is None:  # 200 clusters have 11,000 series: a twentieth of a second, in a thread
-                made = await asyncio.to_thread(hub_metrics, status, documents, now, version=hub_version())
+                made = await asyncio.to_thread(
+                    hub_metrics,
+                    status,
+                    documents,
+                    now,
+                    version=hub_version(),
+                    events=self._announcer.counts if self._announcer else None,
+                )
                 body = self._once(status, "metrics", lambda: made)
         response = answer(request, body, content_type="text/plain")
         response.headers["Content-Type"] = CONTENT_TYPE

@@ -12,6 +12,7 @@ reasons.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
@@ -21,6 +22,7 @@ from prometheus_client.core import Metric
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.signer import AuthorityReport, SignerReport
 from federation.core.rotation.record import State
+from federation.state.kubernetes_events import EventCounts
 from federation.state.liveness import is_live
 from federation.status.clusters import CONTROL_PLANE_STATES as CONTROL_PLANE
 from federation.status.clusters import TRUST_BUNDLE_STATES as TRUST_BUNDLE
@@ -359,10 +361,17 @@ STATES: Final = ("ready", "degraded", "unavailable", "unknown")
 PUBLICATION: Final = ("selected", "current", "pending", "failed", "terminating", "forbidden", "excluded")
 
 
-def hub_metrics(status: FederationStatus, documents: DocumentSet, now: float, *, version: str = "") -> bytes:
+def hub_metrics(
+    status: FederationStatus,
+    documents: DocumentSet,
+    now: float,
+    *,
+    version: str = "",
+    events: EventCounts | None = None,
+) -> bytes:
     """What the hub's endpoint says: the merged status and each process' own counters.
 
-    ``version`` is that of the process that answers.
+    ``version`` is that of the process that answers, ``events`` what became of the Events that it had to write.
     """
     registered = {NO_CLUSTER, *(cluster.name for cluster in status.clusters)}
     return render(
@@ -377,8 +386,21 @@ def hub_metrics(status: FederationStatus, documents: DocumentSet, now: float, *,
             *rotation_families(status),
             *signer_families(documents.signers, now, registered),
             *controller_families(documents.controllers, now),
+            *_events(events),
         ]
     )
+
+
+def _events(events: EventCounts | None) -> list[Metric]:
+    counts = {} if events is None else dataclasses.asdict(events)
+    return [
+        counter(
+            "federation_kubernetes_events",
+            "Kubernetes Events that the process that answers had to write while it led, by what became of them.",
+            ("result",),
+            [((result,), count) for result, count in counts.items()],
+        )
+    ]
 
 
 def _overall(status: FederationStatus) -> list[Metric]:

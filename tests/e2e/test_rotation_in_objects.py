@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -125,6 +126,18 @@ async def leader(roles: Roles, box: Box) -> str:
             await asyncio.sleep(0.1)
 
 
+async def reasons_of_events(world: MemberWorld, last: str) -> set[str]:
+    """Why Events were written on the record of the rotation, once one of that reason is there."""
+    selector = {"fieldSelector": "involvedObject.kind=ConfigMap,involvedObject.name=federation.rotation"}
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            answer = await world.session.get(f"/api/v1/namespaces/{NAMESPACE}/events", params=selector)
+            reasons = {item["reason"] for item in json.loads(answer)["items"]}
+            if last in reasons:
+                return reasons
+            await asyncio.sleep(0.5)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 async def test_another_controller_takes_a_rotation_over(tmp_path: Path, target: str) -> None:
     roles = Roles(tmp_path)
@@ -160,6 +173,7 @@ async def test_another_controller_takes_a_rotation_over(tmp_path: Path, target: 
                                 )
                             await asyncio.sleep(0.1)
                     await box.wait_proved()
+                reasons = await reasons_of_events(world, "RotationRetired")
                 led = await leader(roles, box)
                 anchors = (await box.get("/api/v1/bundle"))["anchors"]
         finally:
@@ -171,5 +185,6 @@ async def test_another_controller_takes_a_rotation_over(tmp_path: Path, target: 
     assert mesh.tried - mesh.expired > 200
     assert killed
     assert led != killed
+    assert reasons >= {"RotationStarted", "RotationAdvanced"}  # by the leader that was killed
     assert box.successor is not None
     assert [anchor["sha256"] for anchor in anchors] == [box.successor.root.sha256]

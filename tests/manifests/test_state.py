@@ -43,6 +43,8 @@ def test_controllers_write_what_is_theirs_and_read_what_signers_say(hub: Tree) -
         (*leases, "", "create"),
         (*leases, lease, "get"),
         (*leases, lease, "update"),
+        ("", "events", "", "create"),
+        ("", "events", "", "patch"),
         namespace(CONTROLLERS),
     }
     assert grants(hub.one("Role", "federation-controller", SIGNERS)) == {

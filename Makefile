@@ -73,11 +73,12 @@ attack: $(VENV)/.test
 	@$(BIN)/python -m tests.attack $(ARGS)
 
 # The site, below build/site. Its packages are in an environment of their own; what does not resolve ends it.
-$(DOCS_VENV)/.docs: requirements-docs.lock
+$(DOCS_VENV)/.docs: requirements-docs.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name it with make PYTHON=..." >&2; exit 1; }
 	@echo "making $(DOCS_VENV) from requirements-docs.lock" >&2
 	@$(PYTHON) -m venv $(DOCS_VENV) >&2
 	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock >&2
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . >&2
 	@touch $@
 
 docs: $(DOCS_VENV)/.docs

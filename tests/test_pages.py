@@ -10,10 +10,11 @@ import pytest
 from tests import reference_pages
 from tests.cli.test_remedies import command_problem
 from tests.last_version.names import metrics_in_code
+from tests.status import openapi_file
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-MADE = {reference_pages.COMMANDS, reference_pages.METRICS}
+MADE = {reference_pages.COMMANDS, reference_pages.METRICS, reference_pages.STATUS_API}
 PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - MADE)]
 BLOCK = re.compile(r"^[ ]*```(?:console|sh)\n(.*?)^[ ]*```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(federation [a-z][^`]*)`")
@@ -89,3 +90,17 @@ def test_commands_and_metrics_are_made_of_the_code() -> None:
     assert page.count("```text\n") > 25
     assert table.count("\n| `federation_") == len(metrics_in_code()) > 60
     assert "| `federation_certificates_issued_total` | counter | `cluster`, `replica` |" in table
+
+
+def test_the_page_of_the_status_api_has_every_route_with_its_right_and_an_answer() -> None:
+    page, routes = reference_pages.status_api(), openapi_file.routes()
+
+    for route in routes:
+        _, _, section = page.partition(f"\n## {route.method} {route.path}\n")
+        section = section.partition("\n## ")[0]
+        assert f"Right: `{route.right.value}`." in section if route.right else "Right: none" in section
+        assert all(f"`{each['name']}`" in section for each in route.parameters)
+        assert ("$ curl " in section) is (route.operation not in reference_pages.NOT_ASKED)
+    assert page.count("\n## ") == len(routes) > 14
+    assert '"state": "CANARY"' in page
+    assert "| `verb` |" in page

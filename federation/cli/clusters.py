@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from federation.cli.discovered import add_discovery_questions
 from federation.cli.hub_access import add_hub_options, hub_client
 from federation.cli.options import add_config, address, completes, load_config, whole_fingerprint
 from federation.cli.prompts import typed_name
@@ -460,6 +461,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         add_table_options(question, columns)
         question.set_defaults(run=handler)
     add_registration_questions(questions)
+    add_discovery_questions(questions)
     add_istio_question(questions)
     add_join_question(questions)
 

@@ -53,6 +53,30 @@ def add_registration_questions(questions: argparse._SubParsersAction[argparse.Ar
         "(with --wait 0: registered); 1 not, or not yet; 2 what was written on the command line or in the "
         "configuration cannot be used.",
     )
+    _add_name(adding)
+    add_adding_options(adding)
+    adding.set_defaults(run=_run_add)
+    removing = questions.add_parser(
+        "remove",
+        help="take a cluster out again, with everything that `add` made",
+        description="Takes the cluster out of the configuration, waits until the hub has let go of it, deletes the "
+        "objects there that bear the hub's mark and the credentials that `add` made, and says what trust remains until "
+        "when. What others made stays, and so does the bundle in the cluster's namespaces. Run again after a failure "
+        "it goes on. Exit codes: 0 removed; 1 not, or not all of it; 2 what was written on the command line or in the "
+        "configuration cannot be used.",
+    )
+    _add_name(removing)
+    _add_common(removing)
+    removing.add_argument(
+        "--lost",
+        action="store_true",
+        help="the cluster is gone or cannot be reached: leave it alone, and remove what is on the hub's side",
+    )
+    removing.set_defaults(run=_run_remove)
+
+
+def add_adding_options(adding: argparse.ArgumentParser) -> None:
+    """The options of ``add``, without the cluster's name."""
     _add_common(adding)
     adding.add_argument(
         "--cluster-id",
@@ -109,28 +133,14 @@ def add_registration_questions(questions: argparse._SubParsersAction[argparse.Ar
         metavar="HOST:PORT",
         help="for --istio: how workloads there reach the listener (default: as for `federation clusters istio`)",
     )
-    adding.set_defaults(run=_run_add)
-    removing = questions.add_parser(
-        "remove",
-        help="take a cluster out again, with everything that `add` made",
-        description="Takes the cluster out of the configuration, waits until the hub has let go of it, deletes the "
-        "objects there that bear the hub's mark and the credentials that `add` made, and says what trust remains until "
-        "when. What others made stays, and so does the bundle in the cluster's namespaces. Run again after a failure "
-        "it goes on. Exit codes: 0 removed; 1 not, or not all of it; 2 what was written on the command line or in the "
-        "configuration cannot be used.",
-    )
-    _add_common(removing)
-    removing.add_argument(
-        "--lost",
-        action="store_true",
-        help="the cluster is gone or cannot be reached: leave it alone, and remove what is on the hub's side",
-    )
-    removing.set_defaults(run=_run_remove)
+    adding.set_defaults(found_cluster_id="")
+
+
+def _add_name(parser: argparse.ArgumentParser) -> None:
+    completes(parser.add_argument("name", metavar="NAME", help="the cluster's name in the hub"), "clusters")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-
-    completes(parser.add_argument("name", metavar="NAME", help="the cluster's name in the hub"), "clusters")
     parser.add_argument(
         "--kubeconfig",
         type=Path,
@@ -167,17 +177,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _run_add(args: argparse.Namespace) -> int:
     from federation.cli.registration_add import add_cluster
 
-    say: Say = _to_stderr if args.dry_run else _to_stdout
+    say: Say = to_stderr if args.dry_run else to_stdout
     undo = f"federation clusters remove {args.name}"
-    return _guarded("federation clusters add", undo, lambda journal: add_cluster(args, say, journal))
+    return guarded("federation clusters add", undo, lambda journal: add_cluster(args, say, journal))
 
 
 def _run_remove(args: argparse.Namespace) -> int:
     from federation.cli.registration_remove import remove_cluster
 
-    return _guarded(
-        "federation clusters remove", "", lambda journal: remove_cluster(args, _to_stdout, journal)
-    )
+    return guarded("federation clusters remove", "", lambda journal: remove_cluster(args, to_stdout, journal))
 
 
 @dataclass
@@ -191,7 +199,7 @@ class Journal:
         self.done.append(what)
 
 
-def _guarded(verb: str, undo: str, body: Callable[[Journal], Coroutine[Any, Any, int]]) -> int:
+def guarded(verb: str, undo: str, body: Callable[[Journal], Coroutine[Any, Any, int]]) -> int:
     """Run it; where it fails or is interrupted, say what was done by then and how to go on or undo it."""
     from federation.core.errors import ConfigurationError, FederationError
 
@@ -216,11 +224,13 @@ def _printable(text: str) -> str:
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in text.split("\n"))
 
 
-def _to_stdout(text: str) -> None:
+def to_stdout(text: str) -> None:
+    """Say it on stdout."""
     print(_printable(text), flush=True)
 
 
-def _to_stderr(text: str) -> None:
+def to_stderr(text: str) -> None:
+    """Say it on stderr."""
     print(_printable(text), file=sys.stderr, flush=True)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from federation.cli.administrator import REQUEST, administrator
 from federation.cli.context_file import Contexts
@@ -49,11 +49,21 @@ OPEN_POLICY: Final = (
 )
 
 
-async def add_cluster(args: argparse.Namespace, say: Say, journal: Journal) -> int:
-    """Plan it, show it, ask, do it, and wait for the proof; the exit code. Raises FederationError."""
+Confirm: TypeAlias = Callable[[RunningHub, LoadedCredentials], Awaitable[None]]
+
+
+async def add_cluster(
+    args: argparse.Namespace, say: Say, journal: Journal, *, confirm: Confirm | None = None
+) -> int:
+    """Plan it, show it, ask, do it, and wait for the proof; the exit code. Raises FederationError.
+
+    ``confirm`` is called with the hub and the administrator's credentials before anything is planned.
+    """
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(opened_hub(args))
         session, loaded = await administrator(stack, args.kubeconfig, args.context, name=args.name)
+        if confirm is not None:
+            await confirm(hub, loaded)
         adding = _Adding(args, hub, Registrar(session, hub=hub.identity, cluster=args.name), loaded, say)
         wanted = await adding.plan()
         adding.show(wanted)
@@ -140,7 +150,7 @@ class _Adding:
         await asyncio.to_thread(self._check_others)
         entry = NewCluster(
             name=args.name,
-            cluster_id=args.cluster_id or args.name,
+            cluster_id=args.cluster_id or args.found_cluster_id or args.name,
             signer_kubeconfig=hub.places.kubeconfig("signer"),
             controller_kubeconfig=hub.places.kubeconfig("controller"),
             network=args.network,

@@ -12,8 +12,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Final
 
+from federation.clusters.discovery import RegisteredCluster, fingerprints
 from federation.clusters.health import ClusterHealth
 from federation.clusters.members import Members
+from federation.controller.discovery import ClusterDiscovery
 from federation.controller.generations import Ledger, require_mesh
 from federation.controller.in_force import TrustState
 from federation.controller.member import Member, MemberDependencies, OpensMember
@@ -140,6 +142,16 @@ class Leader:
             self._open, credentials=lambda cluster: cluster.controller, clock=clock, jitter=jitter
         )
 
+        self._discovery = ClusterDiscovery(
+            config=config,
+            store=store,
+            clock=clock,
+            jitter=jitter,
+            allowed=lambda: leadership.leading,
+            registered=self._registered,
+            changed=changed,
+        )
+
     async def run(self) -> None:
         """Lead until cancelled. Raises LeadershipLostError (in a group) the moment that this process does not lead."""
         await self._require_own_state()
@@ -155,9 +167,21 @@ class Leader:
                 tasks.create_task(self._keep_proof())
                 tasks.create_task(self._keep_rotation())
                 tasks.create_task(self._keep_proposals())
+                tasks.create_task(self._discovery.run())
                 await asyncio.get_running_loop().create_future()
         finally:
             await self._listener.close()
+
+    def _registered(self) -> list[RegisteredCluster]:
+        """The clusters of the configuration, as they are reached now."""
+        found = []
+        for cluster in self._config.current.clusters:
+            member = self._members.current.get(cluster.name)
+            server, ca = member.api_server if member is not None else ("", None)
+            found.append(
+                RegisteredCluster(str(cluster.name), str(cluster.cluster_id), server, fingerprints(ca))
+            )
+        return found
 
     async def _require_own_state(self) -> None:
         """Raise StateUnavailable where the state is of another mesh: no part of it may be changed or published."""

@@ -296,6 +296,11 @@ class Member:
         if former.state == self._state and former.since:
             self._since = min(self._since, former.since)
 
+    @property
+    def api_server(self) -> tuple[str, bytes | None]:
+        """The address of its API server, and the CA that this is verified by, as PEM; None for the system's."""
+        return self._session.server, self._session.authority
+
     @classmethod
     @contextlib.asynccontextmanager
     async def open(

@@ -194,7 +194,18 @@ def parse_kubeconfig(
     text: bytes, *, file: str, context: str | None, allowed_exec: Sequence[str] = ()
 ) -> Entry:
     """The entry of ``context`` (None: the current context). Raises ConfigurationError with every finding."""
-    config = _decode(text, file)
+    return _entry_of(_decode(text, file), file, context, allowed_exec)
+
+
+def parse_foreign_kubeconfig(text: bytes, *, file: str) -> Entry:
+    """The entry of the current context of what others wrote, which is not kept, as :func:`parse_kubeconfig` keeps it.
+
+    Raises ConfigurationError with every finding; an exec plugin is one.
+    """
+    return _entry_of(_read(text, file), file, None, ())
+
+
+def _entry_of(config: _Kubeconfig, file: str, context: str | None, allowed_exec: Sequence[str]) -> Entry:
     find = _Findings(file)
     name = context or config.current_context
     if not name:
@@ -248,6 +259,33 @@ def parse_kubeconfig(
     return entry
 
 
+@dataclass(frozen=True, slots=True)
+class ServerEntry:
+    """A ``cluster`` of the format without a user: an API server, and what it is verified by."""
+
+    server: str
+    authority: Material
+
+
+def parse_cluster(value: object, *, file: str) -> ServerEntry:
+    """The ``cluster`` of a kubeconfig by itself, as a ClusterProfile holds it (``v1.Cluster`` of client-go).
+
+    Raises ConfigurationError with every finding.
+    """
+    cluster = _converted(value, _Cluster, file)
+    find = _Findings(file)
+    _check_cluster(cluster, "cluster", find)
+    authority = find.material(
+        cluster.certificate_authority,
+        cluster.certificate_authority_data,
+        "cluster",
+        "certificate-authority",
+    )
+    if find.found:
+        raise ConfigurationError(find.found)
+    return ServerEntry(cluster.server.rstrip("/"), authority)
+
+
 def exec_command(text: bytes, *, file: str, context: str | None) -> str:
     """The command of the exec plugin that this context's user has, empty where it has none or is not there.
 
@@ -265,9 +303,30 @@ def exec_command(text: bytes, *, file: str, context: str | None) -> str:
 # 0.22: a segmentation fault). Kubeconfigs are read in threads, so theirs are resolved here, at import, in one.
 msgspec.json.Decoder(_Kubeconfig)
 
+_Kind = TypeVar("_Kind")
 
-@lru_cache(maxsize=2)  # one file with a context for each of two hundred clusters is read two hundred times
-def _decode(text: bytes, file: str) -> _Kubeconfig:
+
+def _converted(value: object, kind: type[_Kind], file: str) -> _Kind:
+    """The JSON ``value`` as that struct. Raises ConfigurationError with the place of what is not of its type."""
+    try:
+        return msgspec.convert({} if value is None else without_nulls(value), kind)
+    except (msgspec.ValidationError, UnicodeError) as error:
+        # msgspec names the place and the types, never the value.
+        problem, _, place = str(error).partition(" - at ")
+        raise ConfigurationError(
+            [
+                Mistake(
+                    file,
+                    place.strip("`"),
+                    problem[:200],
+                    "write it as the kubeconfig (v1) reference says, strings that look like numbers or booleans in "
+                    "quotes",
+                )
+            ]
+        ) from None
+
+
+def _read(text: bytes, file: str) -> _Kubeconfig:
     def refuse(key: str, problem: str, remedy: str) -> ConfigurationError:
         return ConfigurationError([Mistake(file, key, problem, remedy)])
 
@@ -281,21 +340,16 @@ def _decode(text: bytes, file: str) -> _Kubeconfig:
         raise refuse(
             "", error.what, "write it again, for example with `kubectl config view --raw --flatten --minify`"
         ) from None
-    try:
-        config = msgspec.convert({} if document is None else without_nulls(document), _Kubeconfig)
-    except (msgspec.ValidationError, UnicodeError) as error:
-        # msgspec names the place and the types, never the value.
-        problem, _, place = str(error).partition(" - at ")
-        raise refuse(
-            place.strip("`"),
-            problem[:200],
-            "write it as the kubeconfig (v1) reference says, strings that look like numbers or booleans in quotes",
-        ) from None
+    config = _converted(document, _Kubeconfig, file)
     if config.kind not in {"", "Config"} or config.api_version not in {"", "v1"}:
         raise refuse(
             "kind", "is not a kubeconfig of version v1", "name a file with kind: Config, apiVersion: v1"
         )
     return config
+
+
+_decode: Final = lru_cache(maxsize=2)(_read)
+"""One file with a context for each of two hundred clusters is read two hundred times."""
 
 
 def without_nulls(value: Any) -> Any:

@@ -196,6 +196,11 @@ class ClusterSession:
         )
 
     @property
+    def authority(self) -> bytes | None:
+        """The CA certificates that the API server is verified by, as PEM; None for those of the system."""
+        return self._credentials.authority
+
+    @property
     def credential_life(self) -> TokenLife:
         """How long the bearer token that went out last lives, or where there is none, the client certificate."""
         return self._credentials.life

@@ -33,7 +33,7 @@ from federation.status.events import EventStreams
 from federation.status.exposition import CONTENT_TYPE, hub_version
 from federation.status.history import History, keep
 from federation.status.metrics import hub_metrics
-from federation.status.model import Clusters, FederationStatus, GenerationsView, Readiness
+from federation.status.model import Clusters, DiscoveryView, FederationStatus, GenerationsView, Readiness
 from federation.status.object_events import Announcer
 from federation.status.openapi import openapi_document
 from federation.status.pages import page_of
@@ -110,6 +110,7 @@ def create_app(
         "status": api.status,
         "clusters": api.clusters,
         "cluster": api.cluster,
+        "discovered": api.discovered,
         "matrix": api.matrix,
         "bundle": api.bundle,
         "bundle_pem": api.bundle_pem,
@@ -239,6 +240,21 @@ class _Api:
             "no cluster of that name is registered",
             remedy="/api/v1/clusters lists those that are",
         )
+
+    async def discovered(self, request: web.Request) -> web.StreamResponse:
+        snapshot, _ = await self._source.snapshot()
+        found = snapshot.discovery
+        clusters = found.clusters if found is not None else []
+        page = page_of(clusters, request.query, name="clusters", key=lambda cluster: cluster.name)
+        view = DiscoveryView(
+            enabled=snapshot.config.discovery is not None,
+            updated=found.updated if found is not None else 0.0,
+            sources=found.sources if found is not None else [],
+            clusters=page.items,
+            continue_token=page.token,
+            remaining=page.remaining,
+        )
+        return answer(request, encode_answer(view))
 
     async def matrix(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()

@@ -13,6 +13,7 @@ import msgspec
 
 from federation.core.clock import Instant
 from federation.core.documents.controller import ControlPlaneReport, TrustBundleReport
+from federation.core.documents.discovery import DiscoveredCluster, SourceReading
 from federation.core.documents.trust import Proposal
 from federation.core.problem import Health, Problem
 from federation.core.rotation.record import Condition, Departure, Setback
@@ -469,6 +470,22 @@ class Clusters(msgspec.Struct, frozen=True, kw_only=True):
     """Answer of ``/api/v1/clusters``; ``remaining`` come after the last one, by ``continue_token``."""
 
     clusters: list[ClusterView]
+    continue_token: str = ""
+    remaining: int = 0
+
+
+class DiscoveryView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of ``/api/v1/discovered``: what the leading controller found when it looked for clusters.
+
+    It is not ``enabled`` where the configuration names no source. ``updated`` is when it last looked; null: not yet.
+    ``sources`` are in every answer, of ``clusters`` ``remaining`` come after the last one, by ``continue_token``.
+    Nothing here is trusted, and none of it is a credential.
+    """
+
+    enabled: bool
+    updated: Instant = 0.0
+    sources: list[SourceReading] = []
+    clusters: list[DiscoveredCluster] = []
     continue_token: str = ""
     remaining: int = 0
 

@@ -114,6 +114,13 @@ API: Final = (
         problems=(404,),
     ),
     Route(
+        operation="discovered",
+        path="/api/v1/discovered",
+        summary="Clusters that were discovered, and what their sources disagree about.",
+        answer=model.DiscoveryView,
+        paged=True,
+    ),
+    Route(
         operation="matrix",
         path="/api/v1/matrix",
         summary="Every ordered pair of clusters.",

@@ -27,11 +27,13 @@ from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import ControllerClusterReport, ControllerReport, Operation
+from federation.core.documents.discovery import Discovery
 from federation.core.documents.encoding import decode
 from federation.core.documents.keys import (
     CONTROLLERS,
     CURRENT,
     DIRECTIVES,
+    DISCOVERED,
     GENERATIONS,
     OPERATIONS,
     ROTATION,
@@ -128,6 +130,7 @@ class DocumentSet:
     record: RotationRecord | None = None
     directives: SigningDirectives | None = None
     operations: Sequence[Operation] = ()  # newest first
+    discovery: Discovery | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,11 @@ class Snapshot:
     def quarantined(self) -> Mapping[str, Quarantine]:
         """Clusters that a person took out, by name; none where that is not known."""
         return self.documents.record.quarantined if self.documents.record else {}
+
+    @property
+    def discovery(self) -> Discovery | None:
+        """The clusters that were found; None where none are looked for, and where no leader has looked yet."""
+        return self.documents.discovery if self.config.discovery is not None else None
 
     def meant_for(self, name: str) -> Generation | None:
         """The generation that a cluster is to hold: the one in force, or an older one until its wave has come."""
@@ -352,6 +360,7 @@ class SnapshotReader:
             ),  # before the record that it follows from
             record=await self._document(ROTATION, RotationRecord, damaged),
             operations=await self._operations(damaged),
+            discovery=await self._document(DISCOVERED, Discovery, damaged),
             damaged=damaged,
         )
 

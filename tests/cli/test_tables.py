@@ -11,7 +11,7 @@ from federation.cli.main import main
 from tests.cli.verbs import verbs
 from tests.core.config.texts import EAST, HUB, WEST
 
-LISTING = ("clusters list", "clusters check", "trust list", "context list")
+LISTING = ("clusters list", "clusters check", "clusters discovered", "trust list", "context list")
 
 
 @pytest.fixture

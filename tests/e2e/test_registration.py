@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import stat
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from federation.runtime.clock import SystemClock
 from federation_sandbox.box import Box, DevelopmentCa
 from federation_sandbox.demo import open_demo, rehearsal, sandbox_members
 from tests.cli.running import federation
+from tests.support.found_clusters import grants, remote_secret
+from tests.support.patience import PATIENCE
 
 COMMENT = "\n# a comment of the operator's, which stays\n"
 
@@ -28,6 +32,7 @@ async def test_a_cluster_is_registered_by_one_command_and_removed_by_another(tmp
         try:
             await box.wait_ready()
             await added_and_removed(box, before)
+            await discovered_and_admitted(box, before)
         finally:
             await box.stop_hub()
 
@@ -87,6 +92,57 @@ async def added_and_removed(box: Box, before: str) -> None:
     assert "valid in the other clusters until" in said
     code, said, error = await federation("clusters", "remove", "west", *words, "--yes")
     assert (code, "nothing was changed" in said) == (0, True)
+
+
+async def discovered_and_admitted(box: Box, before: str) -> None:
+    """East is the hub's own cluster here: a remote secret there names west, and decides nothing."""
+    east, west = box.members["east"].sandbox, box.members["west"].sandbox
+    assert east is not None
+    assert west is not None
+    east.create_service_account("istio-system", "discovery")
+    east.apply_manifest(grants("istio-system", "", "secrets", account="discovery", of="istio-system"))
+    own = box.directory / "own"
+    own.touch(mode=0o600)
+    own.write_text(json.dumps(east.service_account_kubeconfig("istio-system", "discovery")), "utf-8")
+    east.create("secrets", remote_secret("west", west.url, ca=west.ca_pem))
+    table = f'\n[discovery]\nkubeconfig = "{own}"\nistio_secrets = ["istio-system"]\n'
+    box.config_file.write_text(before + table, "utf-8")
+    await until_state(box, "open")
+
+    words = ("--config", str(box.config_file), "--yes")
+    code, printed, error = await federation("clusters", "discovered", "--json")
+    assert code == 0, error
+    (found,) = json.loads(printed)["clusters"]
+    assert (found["name"], found["server"], found["disagreements"]) == ("west", west.url, [])
+    code, printed, error = await federation("status")
+    assert code == 0, error
+    assert "federation clusters admit" in printed
+
+    wrong = ("--kubeconfig", str(box.directory / "east-admin.kubeconfig"))
+    code, said, error = await federation("clusters", "admit", "west", *words, *wrong)
+    assert (code, "by another CA than was found" in error, "nothing was done" in error) == (1, True, True), (
+        error
+    )
+    code, said, error = await federation("clusters", "admit", "nowhere", *words, *wrong)
+    assert (code, "no cluster was discovered as nowhere" in error) == (1, True)
+    assert box.config_file.read_text("utf-8") == before + table
+
+    right = ("--kubeconfig", str(box.directory / "west-admin.kubeconfig"))
+    code, said, error = await federation("clusters", "admit", "west", *words, *right)
+    assert code == 0, said + error
+    assert "pairs proved: done" in said
+    assert "the CA of your kubeconfig" in said
+    await until_state(box, "registered")
+
+
+async def until_state(box: Box, state: str) -> None:
+    """Wait until west was discovered and is in that state."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = (await box.get("/api/v1/discovered"))["clusters"]
+            if [(cluster["name"], cluster["state"]) for cluster in found] == [("west", state)]:
+                return
+            await asyncio.sleep(0.2)
 
 
 async def test_the_demo_says_how_to_rehearse_with_files_that_are_there(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ NUMBER: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 65535}
 SERVICE: Final[Schema] = {"type": "string", "enum": ["ClusterIP", "LoadBalancer", "NodePort"]}
 WANTED: Final[Schema] = {"enum": ["auto", True, False]}
 NAME: Final[Schema] = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "maxLength": 253}
+NAMESPACES: Final[Schema] = {"type": "array", "items": NAME | {"maxLength": 63}, "uniqueItems": True}
 OF_CONFIGURATION: Final[Schema] = json.loads(SCHEMA.read_text("utf-8"))
 KINDS: Final[dict[str, Schema]] = {
     table["properties"]["kind"]["const"]: table
@@ -75,6 +76,9 @@ TYPES: Final[dict[str, Schema]] = {
     "authority.egressPorts": {"type": "array", "items": NUMBER},
     "authority.spiffe.path": {"type": "string", "pattern": "^/"},
     "clusters": {"type": "array", "items": {"$ref": "#/$defs/ClusterTable"}},
+    "discovery.istioSecrets": NAMESPACES,
+    "discovery.labelledSecrets": NAMESPACES,
+    "discovery.clusterProfiles": NAMESPACES,
     "kubeconfigs.signer": NAME,
     "kubeconfigs.controller": NAME,
     "configuration.mode": {"type": "string", "enum": ["once", "release", "external"]},

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from federation.core.config.discovery import DiscoveryConfig
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import parse_config
 from tests.manifests import chart, dashboard
@@ -309,3 +310,31 @@ def test_another_namespace_is_named_everywhere() -> None:
 )
 def test_what_cannot_work_is_not_rendered(options: list[str], why: str) -> None:
     assert why in refusal(*options)
+
+
+def test_the_controller_reads_objects_elsewhere_only_where_discovery_is_switched_on() -> None:
+    def rights(*options: str | Path) -> dict[str, list[tuple[str, list[str]]]]:
+        tree, name = chart.rendered(*options), "federation-system-federation-discovery"
+        found = {}
+        for role in tree.all("Role"):
+            if role["metadata"]["name"] == name:
+                namespace = role["metadata"]["namespace"]
+                controller = {"name": "federation-controller", "namespace": "federation-system"}
+                binding = tree.one("RoleBinding", name, namespace)
+                assert binding["subjects"] == [{"kind": "ServiceAccount", **controller}]
+                found[namespace] = [(rule["resources"][0], rule["verbs"]) for rule in role["rules"]]
+        return found
+
+    assert rights() == {}
+    read = ["get", "list"]
+    assert rights("--values", choice("every-value")) == {
+        "istio-system": [("secrets", read)],
+        "fleet": [("secrets", read), ("clusterprofiles", read)],
+        "inventory": [("clusterprofiles", read)],
+    }
+    options = ("--set", "discovery.clusterProfiles={fleet}", "--set", "state.kind=files")
+    tree = chart.rendered(*options)
+    found = configuration(tree).discovery
+    assert found == DiscoveryConfig(in_cluster=True, cluster_profiles=("fleet",))
+    mounts = {role: tree.pod(role)["automountServiceAccountToken"] for role in ROLES}
+    assert mounts == {"controller": True, "signer": False}, "only the controller looks"

@@ -31,6 +31,7 @@ from federation.core.documents.controller import (
     Operation,
     PublicationReport,
 )
+from federation.core.documents.discovery import Discovery
 from federation.core.documents.encoding import encode
 from federation.core.documents.keys import generation_key
 from federation.core.documents.signer import (
@@ -74,7 +75,16 @@ class CountingStore(FileStore):
         documents |= {f"operations/{operation.id}": operation for operation in document_set.operations}
         documents |= {"rotation": document_set.record} if document_set.record else {}
         documents |= {"orders": document_set.directives} if document_set.directives else {}
-        for prefix in ("current", "generations/", "signers/", "controllers/", "rotation", "orders"):
+        documents |= {"discovered": document_set.discovery} if document_set.discovery else {}
+        for prefix in (
+            "current",
+            "generations/",
+            "signers/",
+            "controllers/",
+            "rotation",
+            "orders",
+            "discovered",
+        ):
             for key in await self.keys(prefix):
                 if key not in documents:
                     await self.delete(key)
@@ -266,6 +276,7 @@ class World:
     record: RotationRecord | None = None
     directives: SigningDirectives | None = None
     operations: tuple[Operation, ...] = ()
+    discovery: Discovery | None = None
 
     def __post_init__(self) -> None:
         self.config = hub_config(self.names)
@@ -284,6 +295,7 @@ class World:
             record=self.record,
             directives=self.directives,
             operations=self.operations,
+            discovery=self.discovery,
         )
 
     def edit_leader(self, **changes: object) -> None:

@@ -53,6 +53,15 @@
 {{- $_ := set $all "kubeconfig_secrets" (mergeOverwrite $secrets ($all.kubeconfig_secrets | default dict)) -}}
 {{- end -}}
 
+{{- $discovery := dict -}}
+{{- with $values.discovery.istioSecrets -}}{{- $_ := set $discovery "istio_secrets" . -}}{{- end -}}
+{{- with $values.discovery.labelledSecrets -}}{{- $_ := set $discovery "labelled_secrets" . -}}{{- end -}}
+{{- with $values.discovery.selector -}}{{- $_ := set $discovery "selector" . -}}{{- end -}}
+{{- with $values.discovery.clusterProfiles -}}{{- $_ := set $discovery "cluster_profiles" . -}}{{- end -}}
+{{- if $discovery -}}
+{{- $_ := set $all "discovery" (mergeOverwrite (dict "in_cluster" true) $discovery ($all.discovery | default dict)) -}}
+{{- end -}}
+
 {{- $clusters := list -}}
 {{- range $cluster := $values.clusters -}}
 {{- $cluster = deepCopy $cluster -}}
@@ -74,11 +83,16 @@
 {{- else if .Values.kubeconfigs.renew -}}true{{- end -}}
 {{- end -}}
 
+{{/* "true" where the controller looks for clusters in this one. (the root context) */}}
+{{- define "federation-hub.looks" -}}
+{{- with .Values.discovery -}}{{- if or .istioSecrets .labelledSecrets .clusterProfiles -}}true{{- end -}}{{- end -}}
+{{- end -}}
+
 {{/* A TOML table: its own keys, and then the tables in it. Keys that say what a table is come first. Scalars and lists of them
      are JSON, which TOML reads alike. (list MAP PATH COMMENTS) */}}
 {{- define "federation-hub.toml" -}}
 {{- $map := index . 0 -}}{{- $path := index . 1 -}}{{- $comments := index . 2 -}}
-{{- $order := list "trust_domain" "kind" "name" "cluster_id" "listen" "server_names" "trust" "listener" "signer" "authority" "controller" "status" "state" "kubeconfig_secrets" -}}
+{{- $order := list "trust_domain" "kind" "name" "cluster_id" "listen" "server_names" "trust" "listener" "signer" "authority" "controller" "status" "state" "kubeconfig_secrets" "discovery" -}}
 {{- $keys := list -}}
 {{- range $order -}}{{- if hasKey $map . -}}{{- $keys = append $keys . -}}{{- end -}}{{- end -}}
 {{- range $key, $_ := $map -}}{{- if not (has $key (append $order "clusters")) -}}{{- $keys = append $keys $key -}}{{- end -}}{{- end -}}
@@ -138,6 +152,7 @@
 {{- $_ := set $comments "listener" "# server_names: every name that a mesh's caAddress uses." -}}
 {{- $_ := set $comments "state" (eq .Values.state.kind "kubernetes" | ternary "# Objects of this cluster: what controllers write is in this namespace, what signers write in the one of the same name\n# with -signers behind it. On a volume write `directory = \"/var/lib/federation\"` and no more." "# The volume that all replicas share.") -}}
 {{- $_ := set $comments "kubeconfig_secrets" "# Each role stores the tokens that it renews in the Secret that its kubeconfigs are mounted from." -}}
+{{- $_ := set $comments "discovery" "# Where the controller looks for clusters that could be registered. It registers none by itself." -}}
 {{- $_ := set $comments "clusters" "# One table for each member; the file names are the keys of the two kubeconfig Secrets." -}}
 # What both roles read; clusters.example.toml documents every key. Paths are those of the volumes of signer.yaml and
 # controller.yaml: each role mounts only its own.

@@ -26,6 +26,7 @@ from federation.core.config.clusters import (
     Credentials,
     CredentialsTable,
 )
+from federation.core.config.discovery import DiscoveryConfig
 from federation.core.config.mistakes import Place
 from federation.core.config.tables import Forms, Needed, Section, Tables
 from federation.core.config.types import (
@@ -347,6 +348,7 @@ class HubConfig:
     controller: ControllerConfig
     clusters: tuple[ClusterConfig, ...]
     kubeconfig_secrets: KubeconfigSecretsConfig | None = None  # None: kubeconfigs are files
+    discovery: DiscoveryConfig | None = None  # None: no clusters are looked for
     reserved: tuple[str, ...] = DEFAULT_RESERVED  # identities that only clusters have whose policy names them
     warnings: tuple[str, ...] = ()  # insecure options in force: logged at start and shown in status
     notices: tuple[str, ...] = ()  # keys under their former names: logged at start
@@ -564,6 +566,8 @@ class HubTable(Section):
     """The Secrets that the kubeconfigs are mounted from. Unset: kubeconfigs are files, and tokens are renewed in those
     that the hub may write.
     """
+    discovery: DiscoveryConfig | None = None
+    """Where clusters are looked for that could be registered. Unset: nowhere."""
     clusters: Annotated[tuple[ClusterTable, ...], Tables("clusters")] = ()
     """The member clusters, one table each."""
 
@@ -583,6 +587,7 @@ class HubTable(Section):
             status=self.status,
             state=_build_state(self.state),
             kubeconfig_secrets=None if self.kubeconfig_secrets is None else self.kubeconfig_secrets.build(),
+            discovery=self.discovery,
             controller=self.controller,
             clusters=tuple(
                 table.build(at) for table, at in zip(self.clusters, place.each("clusters"), strict=True)

@@ -13,6 +13,7 @@ from federation.core.config.authorities.section import AuthorityTable, check_aut
 from federation.core.config.authorities.settings import RemoteAuthorityConfig
 from federation.core.config.authorities.vault import AppRoleLogin, VaultTable, VaultTransitTable
 from federation.core.config.clusters import check_cluster, check_credentials, check_members
+from federation.core.config.discovery import check_discovery
 from federation.core.config.hub import (
     MOST_NAMESPACE,
     AnchorTable,
@@ -36,6 +37,7 @@ def check_hub(place: Place, hub: HubTable) -> None:
         _check_status,
         _check_state,
         _check_kubeconfig_secrets,
+        _check_discovery,
         _check_clusters,
         _check_trust,
     )
@@ -345,6 +347,11 @@ def _namespace_short(place: Place, state: ObjectsTable) -> None:
             f"has {len(state.namespace)} characters: that of the signers adds to it",
             f"use at most {MOST_NAMESPACE}",
         )
+
+
+def _check_discovery(place: Place, hub: HubTable) -> None:
+    if hub.discovery is not None:
+        check_discovery(place.below("discovery"), hub.discovery)
 
 
 def _check_clusters(place: Place, hub: HubTable) -> None:

@@ -18,6 +18,8 @@ key                           written by          holds                         
                                                   and how it joined
 ``proposals/<cluster>``       leading controller  anchors found in that cluster, or named by     status
                                                   back ends (``proposals/_authorities``)
+``discovered``                leading controller  clusters that were found and could be          status
+                                                  registered
 ``hub``                       leading controller  this hub's identity, drawn once                signers, controllers
 ``operations/<id>``           any controller      what an operator requested, and its outcome    the leader, status
 ``controllers/<replica>``     that controller     what it sees: clusters, publication, proof     status, the leader
@@ -47,6 +49,7 @@ ROTATION: Final = "rotation"
 DIRECTIVES: Final = "orders"
 TAKEOVERS: Final = "takeovers"
 HUB: Final = "hub"
+DISCOVERED: Final = "discovered"
 
 GENERATIONS: Final = "generations/"
 PROPOSALS: Final = "proposals/"
@@ -89,6 +92,7 @@ _REMEDIES: Final = {
         "restore it from a backup, or remove it: what is still there is found again, what was written over "
         "is not"
     ),
+    DISCOVERED: "remove it: the leader looks for clusters again, and writes it anew",
     HUB: (
         "restore it from a backup; or remove it, and name the identity on the hub's objects (annotation "
         "federation-hub/hub) in controller.adopt_hubs, since another one is drawn"

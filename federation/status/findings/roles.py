@@ -39,6 +39,7 @@ from federation.status.findings.clusters import (
     trust_bundle_attention,
 )
 from federation.status.findings.credentials import credential_attention
+from federation.status.findings.discovery import discovery_attention
 from federation.status.findings.edits import edit_attention, pending_change_attention
 from federation.status.findings.proof import arrival_attention, names, pair_attention
 from federation.status.findings.rotation import rotation_attention
@@ -138,6 +139,7 @@ def attention(snapshot: Snapshot, clusters: Iterable[ClusterView], matrix: Matri
         *joining_attention(clusters),
         *member_ca_attention(snapshot, joining={view.name for view in clusters if view.joining is not None}),
         *edit_attention(snapshot),
+        *discovery_attention(snapshot),
         *_configuration(snapshot),
     ]
     registered = {view.name for view in clusters}

@@ -65,7 +65,9 @@ def test_every_kind_and_every_way_to_log_in_has_a_block() -> None:
     assert {*METHODS, "kubernetes"} == set(methods)
     others = [block.table for block in BLOCKS if block.table not in {AUTHORITY, AUTH}]
     named = {block.table for block in (CONJUR, SPIFFE, SUCCESSOR, STATE)}
-    assert sorted(others) == sorted(named | {"kubeconfig_secrets", "status.kubernetes", "status.oidc"})
+    assert sorted(others) == sorted(
+        named | {"kubeconfig_secrets", "discovery", "status.kubernetes", "status.oidc"}
+    )
     assert len(KINDS) + len(METHODS) + len(others) == len(BLOCKS), "no kind and no method twice"
 
 

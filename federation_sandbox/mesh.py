@@ -123,7 +123,7 @@ class Workload:
             )
         )
         elements = decode_response(await self._call(request))
-        self.current = self._accept(elements, key)
+        self.current = self.accept(elements, key)
         return self.current
 
     async def _call(self, request: bytes) -> bytes:
@@ -142,7 +142,8 @@ class Workload:
 
             return await self._retrying(once)
 
-    def _accept(self, elements: tuple[str, ...], key: ec.EllipticCurvePrivateKey) -> Identity:
+    def accept(self, elements: tuple[str, ...], key: ec.EllipticCurvePrivateKey) -> Identity:
+        """What a reply gives its caller, checked as an agent checks it; raises InvalidValue."""
         if len(elements) < 2:
             raise InvalidValue("the reply has no element besides the leaf: an agent finds no root in it")
         chain: list[Certificate] = []

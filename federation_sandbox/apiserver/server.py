@@ -59,11 +59,15 @@ _REVIEWS = frozenset({"authentication.k8s.io", "authorization.k8s.io"})
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One answered request. ``status`` is the HTTP code, 0 where the connection was cut or hung instead."""
+    """One answered request. ``status`` is the HTTP code, 0 where the connection was cut or hung instead.
+
+    ``source`` is the address that it came from.
+    """
 
     user: str
     info: RequestInfo
     status: int
+    source: str = ""
 
     @property
     def writes(self) -> bool:
@@ -172,15 +176,15 @@ class Handler:
         except ApiError as error:
             reply = _Reply(error.code, encode(error.status()), headers=error.headers)
         except _DroppedError:
-            self._record(user, info, 0)
+            self._record(request, user, info, 0)
             return _drop(request)
         except _GarbledError as garbled:
             reply = garbled.reply
-        self._record(user, info, reply.code)
+        self._record(request, user, info, reply.code)
         return await self._send(request, info, reply)
 
-    def _record(self, user: User, info: RequestInfo, status: int) -> None:
-        self._parts.journal.add(Record(user.name, info, status))
+    def _record(self, request: web.BaseRequest, user: User, info: RequestInfo, status: int) -> None:
+        self._parts.journal.add(Record(user.name, info, status, request.remote or ""))
 
     async def _strike_before(self, info: RequestInfo) -> None:
         """Let the faults that replace or delay an answer do so, in the order they were injected."""
@@ -238,7 +242,7 @@ class Handler:
         port = port_forward.wanted_port(request)
         if self._parts.store.get(PODS, info.namespace, info.name) is None:
             raise not_found(PODS, info.name)
-        self._record(user, info, 101)
+        self._record(request, user, info, 101)
         return await port_forward.forward(
             request, port, self._parts.pod_ports.get((info.namespace, info.name, port))
         )
@@ -284,7 +288,7 @@ class Handler:
         response = web.StreamResponse(headers=self._headers(requests.JSON))
         response.enable_chunked_encoding()
         await response.prepare(request)
-        self._record(user, info, 200)
+        self._record(request, user, info, 200)
         sent = 0
         try:
             async with aclosing(watch.lines()) as stream:

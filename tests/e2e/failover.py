@@ -104,8 +104,8 @@ class Settings:
     """The state that the rotation has to reach at least."""
     listener: str = ""
     """More lines of the listener's table."""
-    limit: float = 300.0
-    """Seconds within which each step has to come to its end."""
+    limit: float = 900.0
+    """Seconds within which each step has to come to its end: with leaves of a minute a rotation takes six."""
 
 
 @dataclass(frozen=True)

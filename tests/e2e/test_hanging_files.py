@@ -156,6 +156,12 @@ CASES = [
         },
     ),
     Case(
+        "kubeconfig of the cluster that is looked in for others",
+        ("DiscoveryConfig.kubeconfig",),
+        ("controller",),
+        {"more": '[discovery]\nkubeconfig = "hangs"\nistio_secrets = ["istio-system"]'},
+    ),
+    Case(
         "kubeconfig of the kubeconfigs' Secrets",
         ("KubeconfigSecretsTable.kubeconfig",),
         BOTH,

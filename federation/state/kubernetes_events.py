@@ -126,7 +126,7 @@ class EventWriter:
         try:
             async with asyncio.timeout(TIMEOUT):
                 await self._write(event)
-        except (ClusterError, TimeoutError, msgspec.MsgspecError) as error:
+        except (ClusterError, TimeoutError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             self.counts.failed += 1
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import enum
 import itertools
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ class Link:
 
     async def start(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port, backlog=512)
+        self._server = await asyncio.start_server(self._accept, LOOPBACK, self.port, backlog=512)
 
     async def close(self) -> None:
         """Stop listening and end every connection."""
@@ -97,17 +98,20 @@ class Link:
             task.cancel()
         await asyncio.gather(*open_now, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Of a server's callback: a task from the first, or a connection that came as all end would stay open."""
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._open.add(task)
-        try:
-            await self._connect_through(reader, writer)
-        except (OSError, TimeoutError, asyncio.CancelledError):
-            pass  # the near side is ended as the far side was
-        finally:
+
+        def ended(task: asyncio.Task[None]) -> None:
             self._open.discard(task)
             writer.transport.abort()
+
+        task.add_done_callback(ended)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
+            await self._connect_through(reader, writer)  # the near side is ended as the far side was
 
     async def _connect_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._way.whole.wait()
@@ -117,7 +121,7 @@ class Link:
             return
         try:
             async with asyncio.timeout(CONNECT):
-                far_reader, far_writer = await asyncio.open_connection(*target, local_addr=(self._source, 0))
+                far_reader, far_writer = await self._dial(target)
         except OSError:
             self._refused()
             raise
@@ -128,10 +132,22 @@ class Link:
         try:  # what is half-closed is closed: neither TLS nor HTTP/2 goes on after it
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            far_writer.transport.abort()  # a process that is stopped would never take what is left
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            far_writer.close()
+
+    async def _dial(self, target: tuple[str, int]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection from this link's own address. Raises OSError; nothing is left open where it is cancelled."""
+        connected = socket.socket()
+        try:
+            connected.setblocking(False)
+            connected.bind((self._source, 0))
+            await asyncio.get_running_loop().sock_connect(connected, target)
+            return await asyncio.open_connection(sock=connected)
+        except BaseException:
+            connected.close()
+            raise
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(PIECE):

@@ -104,6 +104,8 @@ class Settings:
     """The state that the rotation has to reach at least."""
     listener: str = ""
     """More lines of the listener's table."""
+    unconnected: float = 0.0
+    """Share of calls whose five attempts, 1.5 s in all, may find no listener that takes the connection."""
     limit: float = 900.0
     """Seconds within which each step has to come to its end: with leaves of a minute a rotation takes six."""
 
@@ -560,6 +562,9 @@ class Rig:
             if called.error and not called.roots_of_dial:
                 by_agent[called.error] = by_agent.get(called.error, 0) + 1
         failed = [f"{count} calls failed after all attempts: {error}" for error, count in by_agent.items()]
+        if all("failed to connect" in error for error in by_agent):  # nothing that any signer had taken
+            few = self.settings.unconnected * len(self.calls)
+            failed = failed if sum(by_agent.values()) > few else []
         return failed + two_leaders(self.record.writes(), self.names)
 
     def table(self) -> str:

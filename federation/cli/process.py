@@ -24,6 +24,8 @@ from federation.runtime.config_source import ConfigSource
 from federation.runtime.processes import handled
 
 if TYPE_CHECKING:
+    from federation.clusters.members import FollowedSession
+    from federation.core.config.clusters import Credentials
     from federation.kubernetes.token_places import KubeconfigSecret
     from federation.state.kubernetes_events import EventWriter
     from federation.state.store import StateStore
@@ -172,22 +174,30 @@ async def open_store(state: StateConfig, clock: Clock) -> AsyncIterator[StateSto
     yield FileStore(state.directory, clock)
 
 
-@contextlib.asynccontextmanager
-async def _objects(state: StateConfig, clock: Clock) -> AsyncIterator[StateStore]:
+def _own_cluster(
+    credentials: Credentials, name: str, clock: Clock, connections: int
+) -> contextlib.AbstractAsyncContextManager[FollowedSession]:
+    """A session at the hub's own cluster, called ``name`` in what is logged; nothing is sent yet."""
     from federation.clusters.members import followed
     from federation.core.config.clusters import ClusterTimeouts
     from federation.core.identity import ClusterName
+
+    return followed(
+        credentials,
+        cluster=ClusterName(name),
+        timeouts=ClusterTimeouts(),
+        clock=clock,
+        connections=connections,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _objects(state: StateConfig, clock: Clock) -> AsyncIterator[StateStore]:
     from federation.state.kubernetes_store import KubernetesStore
 
     if state.credentials is None:
         raise _missing("kubeconfig")
-    async with followed(
-        state.credentials,
-        cluster=ClusterName("state"),
-        timeouts=ClusterTimeouts(),
-        clock=clock,
-        connections=CONNECTIONS,
-    ) as session:
+    async with _own_cluster(state.credentials, "state", clock, CONNECTIONS) as session:
         yield KubernetesStore(session, clock, namespace=state.namespace, jitter=random.SystemRandom())
 
 
@@ -200,18 +210,9 @@ async def open_events(state: StateConfig, clock: Clock, replica: str) -> AsyncIt
     if state.kind != "kubernetes" or state.credentials is None:
         yield None
         return
-    from federation.clusters.members import followed
-    from federation.core.config.clusters import ClusterTimeouts
-    from federation.core.identity import ClusterName
     from federation.state.kubernetes_events import EventWriter
 
-    async with followed(
-        state.credentials,
-        cluster=ClusterName("state"),
-        timeouts=ClusterTimeouts(),
-        clock=clock,
-        connections=EVENT_CONNECTIONS,
-    ) as session:
+    async with _own_cluster(state.credentials, "state", clock, EVENT_CONNECTIONS) as session:
         yield EventWriter(session, clock, state.namespace, replica)
 
 
@@ -227,18 +228,9 @@ async def open_secret(
     if secrets is None:
         yield None
         return
-    from federation.clusters.members import followed
-    from federation.core.config.clusters import ClusterTimeouts
-    from federation.core.identity import ClusterName
     from federation.kubernetes.token_places import KubeconfigSecret
 
-    async with followed(
-        secrets.credentials,
-        cluster=ClusterName("hub"),
-        timeouts=ClusterTimeouts(),
-        clock=clock,
-        connections=SECRET_CONNECTIONS,
-    ) as session:
+    async with _own_cluster(secrets.credentials, "hub", clock, SECRET_CONNECTIONS) as session:
         name = secrets.signer if role == "signer" else secrets.controller
         yield KubeconfigSecret(session, namespace=secrets.namespace, name=name)
 

@@ -134,25 +134,10 @@ def sightings_in(source: DiscoverySource, payload: bytes) -> list[Sighting]:
             return _of_labelled_secret(_decode_secret(payload))
 
 
-def too_large(source: DiscoverySource, *, namespace: str, name: str) -> Sighting:
-    """For an object that is larger than any of its kind should be: it was not read."""
+def unusable(source: DiscoverySource, namespace: str, name: str, problem: str) -> Sighting:
+    """For an object of which nothing could be read, and why."""
     return Sighting(
-        source=source,
-        namespace=namespace,
-        object=_shown(name),
-        name=_shown(name),
-        problem="the object is too large to be read",
-    )
-
-
-def unreadable(source: DiscoverySource, *, namespace: str, name: str) -> Sighting:
-    """For an object that is not what its source should hold."""
-    return Sighting(
-        source=source,
-        namespace=namespace,
-        object=_shown(name),
-        name=_shown(name),
-        problem="the object is not of the form that this source has",
+        source=source, namespace=namespace, object=_shown(name), name=_shown(name), problem=problem
     )
 
 

@@ -17,8 +17,7 @@ from federation.clusters.discovery import (
     ISTIO_LABEL,
     MOST_SIGHTINGS,
     sightings_in,
-    too_large,
-    unreadable,
+    unusable,
 )
 from federation.core.config.discovery import DiscoveryConfig
 from federation.core.documents.discovery import DiscoverySource, Sighting
@@ -26,6 +25,7 @@ from federation.core.errors import ClusterGarbage, ClusterNotFound, ClusterOverB
 from federation.kubernetes.objects import METADATA_ONLY_LIST, decode_metadata, decode_page
 
 PAGE: Final = 50
+NOT_OF_ITS_FORM: Final = "the object is not of the form that this source has"
 MOST_PAGE_BYTES: Final = 8 * 1024 * 1024
 MOST_OBJECT_BYTES: Final = 256 * 1024
 """A Secret with sixteen kubeconfigs has a third of it."""
@@ -106,7 +106,10 @@ class SourceReader:
     async def read(
         self, session: Requests, place: SourcePlace, *, most: int = MOST_SIGHTINGS
     ) -> PlaceReading:
-        """The whole place, at most so many objects and sightings. Raises ClusterError where it cannot be read."""
+        """What is in the place: the first ``most`` objects by name, and of them the first ``most`` sightings.
+
+        Raises ClusterError where it cannot be read.
+        """
         versions, crowded = await self._versions(session, place, most)
         before = self._known.get(place, {})
         now: dict[str, tuple[str, tuple[Sighting, ...]]] = {}
@@ -153,8 +156,8 @@ class SourceReader:
         except ClusterNotFound:
             return None
         except ClusterOverBudget:
-            return (too_large(place.source, namespace=place.namespace, name=name),)
+            return (unusable(place.source, place.namespace, name, "the object is too large to be read"),)
         try:
             return tuple(await asyncio.to_thread(sightings_in, place.source, body))
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            return (unreadable(place.source, namespace=place.namespace, name=name),)
+            return (unusable(place.source, place.namespace, name, NOT_OF_ITS_FORM),)

@@ -148,6 +148,7 @@ class Box:
     proof_lines: str = ""
     rotation_lines: str = ""
     state_lines: str = ""  # where the state is; default: a directory beside the configuration
+    operate_token_file: Path | None = None  # default: anyone on loopback may request an operation
     hub_output: int | None = None  # a file descriptor for the hub's log; default: hub.log in the directory
     hub_command: Sequence[str] = (sys.executable, "-m", "federation")  # what starts the hub
     _hub: asyncio.subprocess.Process | None = None
@@ -194,13 +195,17 @@ class Box:
             self._authority_table(),
             f"[controller.proof]\ninterval = {self.proof_interval}\n{self.proof_lines}",
             *([f"[controller.rotation]\n{self.rotation_lines}"] if self.rotation_lines else []),
-            f'[status]\nlisten = "127.0.0.1:{self.status_port}"',
+            f'[status]\nlisten = "127.0.0.1:{self.status_port}"{self._operate_token_line()}',
             f"[state]\n{self.state_lines}",
             *(self._cluster_table(name) for name in (self.members if names is None else names)),
         ]
         staged = self.config_file.with_suffix(".new")
         staged.write_text("\n\n".join(tables) + "\n", "utf-8")
         staged.rename(self.config_file)
+
+    def _operate_token_line(self) -> str:
+        file = self.operate_token_file
+        return "" if file is None else f'\noperate_token_file = "{file}"'
 
     def _successor_tables(self) -> list[str]:
         if self.successor is None:
@@ -288,8 +293,10 @@ class Box:
         """Ask for an operation; the decided one. Raises NotReady where it was refused."""
         timeout = aiohttp.ClientTimeout(total=40)
         body = {"verb": verb, "arguments": arguments}
+        file = self.operate_token_file
+        headers = {"Authorization": f"Bearer {file.read_text()}"} if file is not None else {}
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
             session.post(f"{self.status_url}/api/v1/operations", json=body) as answer,
         ):
             document = msgspec.json.decode(await answer.read())

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import statistics
 import sys
@@ -656,6 +657,10 @@ async def open_rig(
         box.listener_lines = (
             f'min_keepalive_interval = "{min(10.0, settings.keepalive.interval):g}s"\n{settings.listener}'
         )
+        # Shared by both controllers: what one of them has received, the other one decides where the leader changes.
+        box.operate_token_file = directory / "operate-token"
+        box.operate_token_file.touch(mode=0o600)
+        box.operate_token_file.write_text(secrets.token_urlsafe(32))
         demo.prepare(box, life=timedelta(seconds=settings.leaf))
         box.timeout_lines, box.rotation_lines = "", 'soak = "3s"\nskew = "2s"\nwaves = 2'
         box.state_lines = f'kind = "kubernetes"\nnamespace = "{STATE}"\nkubeconfig = "state.kubeconfig"'

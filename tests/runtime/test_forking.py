@@ -28,7 +28,8 @@ def main(arguments):
     name = arguments[0]
     say = lambda **words: print(json.dumps({"child": name, **words}), flush=True)
     def end(*_):
-        print("draining", name, file=sys.stderr, flush=True)  # no one may read its standard output any more
+        # No one may read its standard output any more, and others write to the same log: in one piece.
+        os.write(2, f"draining {name}\\n".encode())
         sys.exit(0)
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGHUP, lambda *_: say(reloading=True))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Final
 
 from federation.core.clock import Clock
@@ -32,8 +32,20 @@ WORTH_REPORTING: Final = 1.0
 """Seconds of waiting within :data:`REPORTED_FOR` from which on anything is seen later than it should be."""
 
 
+BRIEF_BYTES: Final = 16 * 1024
+"""Of a piece that is taken apart in less than :data:`BRIEF`, whatever it says."""
+
+BRIEF: Final = 0.005
+"""Seconds that such a piece is charged with at the most."""
+
+
 class CpuBudget:
-    """One member's. ``cpu`` is the processor time that this thread has used, in seconds."""
+    """One member's.
+
+    ``cpu`` is the processor time that this thread has used, in seconds. To read it takes a system call, which costs
+    more than to take a small piece apart: small ones are charged by ``passed``, the time that goes by. What else the
+    machine did meanwhile is in that, so it is bounded.
+    """
 
     def __init__(
         self,
@@ -41,12 +53,14 @@ class CpuBudget:
         *,
         clock: Clock,
         cpu: Callable[[], float] = time.thread_time,
+        passed: Callable[[], float] = time.perf_counter,
         share: float = SHARE,
         burst: float = BURST,
     ) -> None:
         self._where = where
         self._clock = clock
-        self._cpu = cpu
+        self._by_processor_time = _Charge(self, cpu)
+        self._by_time_passed = _Charge(self, passed, most=BRIEF)
         self._share = share
         self._burst = burst
         self._left = burst
@@ -55,14 +69,12 @@ class CpuBudget:
         self._waited = 0.0
         self._over_since = float("-inf")
 
-    @contextmanager
-    def charged(self) -> Iterator[None]:
-        """What is done inside, without an await, is charged."""
-        began = self._cpu()
-        try:
-            yield
-        finally:
-            self.charge(self._cpu() - began)
+    def charged(self, size: int | None = None) -> _Charge:
+        """What is done inside, without an await, is charged; ``size`` are its bytes, where it takes some apart.
+
+        One at a time: what is charged holds no other that is.
+        """
+        return self._by_time_passed if size is not None and size <= BRIEF_BYTES else self._by_processor_time
 
     def charge(self, seconds: float) -> None:
         """So much processor time was used."""
@@ -107,6 +119,28 @@ class CpuBudget:
         )
 
 
+class _Charge:
+    """A block that is charged, by that measure and at most so many seconds. Used again for the next one."""
+
+    __slots__ = ("_began", "_budget", "_measure", "_most")
+
+    def __init__(
+        self, budget: CpuBudget, measure: Callable[[], float], *, most: float = float("inf")
+    ) -> None:
+        self._budget = budget
+        self._measure = measure
+        self._most = most
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = self._measure()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._budget.charge(min(self._most, self._measure() - self._began))
+
+
 class Budgets:
     """Each member's, while this process runs: a member that connects anew does not get its burst anew."""
 
@@ -126,7 +160,7 @@ class Unlimited(CpuBudget):
     """For what is no member: nothing is charged, and others get their turn all the same."""
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__("", clock=clock, cpu=lambda: 0.0)
+        super().__init__("", clock=clock, cpu=lambda: 0.0, passed=lambda: 0.0)
 
     def due(self) -> None:
         """Never waits."""

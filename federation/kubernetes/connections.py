@@ -16,7 +16,7 @@ from yarl import URL
 
 from federation.kubernetes.budget import CpuBudget
 from federation.kubernetes.http1 import Answer, CutShort, NotHttp, TooLarge, field_lines, request_bytes
-from federation.kubernetes.wire import FREE, SECONDS_PER_BYTE, NotPermitted
+from federation.kubernetes.wire import FREE, SECONDS_PER_BYTE, NotPermitted, limit_unacknowledged
 
 MOST_ADDRESSES: Final = 8
 """Of one name that are tried, one after another; each gets its share of the time (as Go's ``net.Dialer`` does)."""
@@ -100,7 +100,7 @@ class _Connection(asyncio.Protocol):
             if answer.received + len(data) <= FREE:
                 answer.feed(data)
             else:
-                with self._budget.charged():
+                with self._budget.charged(len(data)):
                     answer.feed(data)
                 self._budget.charge(SECONDS_PER_BYTE * len(data))
         except (NotHttp, TooLarge) as error:
@@ -136,11 +136,19 @@ class ServerConnections:
     """Those to one server, ``https`` and no proxy. How many there are at once is for the caller to bound."""
 
     def __init__(
-        self, server: str, *, server_name: str | None, connect: float, idle: float, budget: CpuBudget
+        self,
+        server: str,
+        *,
+        server_name: str | None,
+        connect: float,
+        idle: float,
+        budget: CpuBudget,
+        unacknowledged: float | None = None,
     ) -> None:
         """``connect`` are the seconds that opening one may take, and ``idle`` for how many it is kept unused.
 
-        ``server_name`` is that of the server's certificate, None where it is the host of its URL.
+        ``server_name`` is that of the server's certificate, None where it is the host of its URL. ``unacknowledged``
+        are the seconds for which the kernel sends again what is not acknowledged (default: its own).
         """
         url = URL(server, encoded=True)
         self._host = url.host or ""
@@ -155,6 +163,7 @@ class ServerConnections:
         self._connect = connect
         self._idle_seconds = idle
         self._budget = budget
+        self._unacknowledged = unacknowledged
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -272,7 +281,9 @@ class ServerConnections:
 
     async def _open_one(self, address: str, tls: ssl.SSLContext) -> _Connection:
         connection = _Connection(self._budget, tls)
-        await asyncio.get_running_loop().create_connection(
+        transport, _ = await asyncio.get_running_loop().create_connection(
             lambda: connection, address, self._port, ssl=tls, server_hostname=self._server_name
         )
+        if self._unacknowledged is not None:
+            limit_unacknowledged(transport.get_extra_info("socket"), self._unacknowledged)
         return connection

@@ -151,8 +151,9 @@ class MarkedMeta(WireMeta, rename="camel", gc=False):
     annotations: msgspec.Raw = msgspec.Raw()  # see annotations_of
 
 
-MAX_ANNOTATIONS_BYTES: Final = 320 * 1024
-"""Of the annotations of one object: Kubernetes takes 256 KiB of them. Beyond, it counts as having none."""
+MAX_ANNOTATIONS_BYTES: Final = 6 * 256 * 1024 + 64 * 1024
+"""Of the annotations of one object, as JSON. Kubernetes takes 256 KiB of them, and Go writes some characters as six
+(``<`` is one). Beyond, it counts as having none."""
 
 
 def annotations_of(meta: MarkedMeta) -> dict[str, object]:

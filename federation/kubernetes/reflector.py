@@ -221,7 +221,7 @@ class Reflector(Generic[T]):
             async with aclosing(self._endless()) as stream:
                 async for step in stream:
                     if isinstance(step, _Set):
-                        with self._budget.charged():
+                        with self._budget.charged(0):
                             self._apply(step.key, step.value)
                         await self._budget.turn()
                     else:
@@ -338,7 +338,7 @@ class Reflector(Generic[T]):
             self._established()
             async for line in lines:
                 self._last_seen = self._followed_at = self._clock.monotonic()
-                with self._budget.charged():
+                with self._budget.charged(len(line)):
                     step = self._take(line)
                 if step is not None:
                     yield step

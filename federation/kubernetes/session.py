@@ -57,7 +57,7 @@ from federation.kubernetes.credentials import Access, LoadedCredentials, load_cr
 from federation.kubernetes.http1 import Answer, CutShort, NotHttp, TooLarge
 from federation.kubernetes.time_limit import TimeLimit
 from federation.kubernetes.token_life import TokenLife
-from federation.kubernetes.wire import FREE, UNACKNOWLEDGED, WhilePermitted, member_connector
+from federation.kubernetes.wire import FREE, SENT_AT_ONCE, UNACKNOWLEDGED, WhilePermitted, member_connector
 
 _logger = logging.getLogger(__name__)
 
@@ -130,6 +130,7 @@ class ClusterSession:
         self._slots = asyncio.Semaphore(connections)
         self._skew_read_at = -_SKEW_SECONDS
         self._where = str(cluster)
+        unacknowledged = None if permitted is None else UNACKNOWLEDGED
         self._connections = (
             ServerConnections(
                 credentials.server,
@@ -137,6 +138,7 @@ class ClusterSession:
                 connect=timeouts.connect,
                 idle=idle,
                 budget=self.budget,
+                unacknowledged=unacknowledged,
             )
             if credentials.proxy_url is None
             else None
@@ -146,9 +148,7 @@ class ClusterSession:
         # as long as it is open.
         self._http, self._watches = (
             aiohttp.ClientSession(
-                connector=member_connector(
-                    self.budget, keepalive=idle, unacknowledged=None if permitted is None else UNACKNOWLEDGED
-                ),
+                connector=member_connector(self.budget, keepalive=idle, unacknowledged=unacknowledged),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
                 headers={"User-Agent": AGENT, "Accept-Encoding": "identity"},
@@ -264,7 +264,8 @@ class ClusterSession:
         if body is not None:
             headers["Content-Type"] = content_type
         send: Callable[..., Coroutine[Any, Any, bytes]]
-        if self._connections is not None and most <= SMALL_ANSWER_BYTES:
+        at_once = body is None or permitted is None or len(body) <= SENT_AT_ONCE
+        if self._connections is not None and most <= SMALL_ANSWER_BYTES and at_once:
             target = self._target(path, params, method)
             send = partial(
                 self._send_small, method, target, headers, body, what, most=most, permitted=permitted
@@ -642,7 +643,7 @@ class _Lines:
         ] = []  # of a line whose end has not come: joined once, or a long one is copied each time
         size = 0
         while chunk := await self._chunk():
-            with self._budget.charged():
+            with self._budget.charged(len(chunk)):
                 lines = chunk.split(b"\n")
                 begun.append(lines[0])
                 size += len(lines[0])

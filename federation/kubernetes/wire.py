@@ -11,7 +11,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -112,7 +112,7 @@ class MemberConnection(ResponseHandler):
             self._free -= len(piece)
             self._feed(piece)
         else:
-            with self._budget.charged():
+            with self._budget.charged(len(piece)):
                 self._feed(piece)
             self._budget.charge(SECONDS_PER_BYTE * len(piece))
         if self.transport is None or self.exception() is not None:
@@ -181,9 +181,20 @@ def member_connector(
 
 
 def _socket(unacknowledged: float, info: tuple[Any, ...]) -> socket.socket:
-    """One for the address ``info`` (of ``getaddrinfo``), with ``TCP_USER_TIMEOUT`` (tcp(7)) where there is such."""
+    """One for the address ``info`` (of ``getaddrinfo``)."""
     family, kind, protocol = info[:3]
     made = socket.socket(family, kind, protocol)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unacknowledged * 1000))
+    limit_unacknowledged(made, unacknowledged)
     return made
+
+
+class _HasOptions(Protocol):
+    """A socket, or what an event loop shows of one."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+
+
+def limit_unacknowledged(connection: _HasOptions, seconds: float) -> None:
+    """Have the kernel give up after that time what is not acknowledged (``TCP_USER_TIMEOUT``, tcp(7), on Linux)."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterOverBudget, FederationError
 from federation.core.identity import ClusterName
-from federation.kubernetes.budget import BURST, REPORTED_FOR, SHARE, CpuBudget
+from federation.kubernetes.budget import BRIEF, BRIEF_BYTES, BURST, REPORTED_FOR, SHARE, CpuBudget
 from federation.kubernetes.objects import METADATA_ONLY, decode_metadata, decode_pod
 from federation.kubernetes.reflector import MAX_PAGE_BYTES, Reflector
 from federation.kubernetes.session import ClusterSession
@@ -68,6 +69,23 @@ def test_a_member_uses_no_more_than_its_share(pieces: list[float]) -> None:
     took = asyncio.run(work())
     assert took >= (sum(pieces) - BURST) / SHARE - 1e-6, "no more than its share after the burst"
     assert took <= max(0.0, sum(pieces) - BURST + 1e-6) / SHARE + 1e-6, "and no less"
+
+
+async def test_small_pieces_are_charged_by_the_time_that_passes_within_a_bound() -> None:
+    """An interruption by the machine's other work counts as a bounded part, and a large piece by processor time."""
+    clock, processor, passed = VirtualClock(), Processor(), Processor()
+
+    def charged(size: int | None, *, used: float, went_by: float) -> float:
+        budget = CpuBudget("east", clock=clock, cpu=processor, passed=passed, burst=0.0, share=1.0)
+        with budget.charged(size):
+            processor.used += used
+            passed.used += went_by
+        return budget.due() or 0.0
+
+    assert charged(BRIEF_BYTES, used=0.0, went_by=0.003) == pytest.approx(0.003)
+    assert charged(BRIEF_BYTES, used=0.0, went_by=30.0) == pytest.approx(BRIEF)
+    assert charged(BRIEF_BYTES + 1, used=0.2, went_by=30.0) == pytest.approx(0.2)
+    assert charged(None, used=0.2, went_by=30.0) == pytest.approx(0.2)
 
 
 def problem_of(budget: CpuBudget) -> FederationError | None:

@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
+import os
 import random
+import socket
 import ssl
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -40,6 +44,7 @@ from federation.kubernetes.session import (
     SMALL_ANSWER_BYTES,
     ClusterSession,
 )
+from federation.kubernetes.wire import UNACKNOWLEDGED
 from federation.runtime.clock import SystemClock
 from federation_sandbox.apiserver.authentication import ClusterCa
 from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Garbage, Hang
@@ -731,8 +736,11 @@ async def test_a_write_is_withheld_where_permission_ends_while_it_waits(tmp_path
         assert b"kube-system" in await session.get(NAMESPACES), "reading needs none"
 
 
+@ways
 @pytest.mark.parametrize("looks", [0, 1, 2, 3])
-async def test_a_write_that_is_stopped_in_the_middle_never_arrives(tmp_path: Path, looks: int) -> None:
+async def test_a_write_that_is_stopped_in_the_middle_never_arrives(
+    tmp_path: Path, looks: int, most: int
+) -> None:
     """A body goes out in pieces, and permission ends after some of them."""
     left = looks
 
@@ -743,7 +751,7 @@ async def test_a_write_that_is_stopped_in_the_middle_never_arrives(tmp_path: Pat
 
     async with (
         SandboxCluster("east") as cluster,
-        connected(cluster.write_kubeconfig(tmp_path / "kc"), permitted=permitted) as session,
+        connected(cluster.write_kubeconfig(tmp_path / "kc"), most_bytes=most, permitted=permitted) as session,
     ):
         with pytest.raises(ClusterWithheld):
             await session.request("POST", CONFIG_MAPS, body=encode(BUNDLE))
@@ -752,3 +760,30 @@ async def test_a_write_that_is_stopped_in_the_middle_never_arrives(tmp_path: Pat
         left = 100
         await session.request("POST", CONFIG_MAPS, body=encode(BUNDLE))
         assert cluster.config_map("default", "bundle") is not None
+
+
+def user_timeouts(port: int) -> list[int]:
+    """``TCP_USER_TIMEOUT`` of this process's connections to that port, in milliseconds."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as one:
+            if one.family == socket.AF_INET and one.getpeername()[1] == port:
+                found.append(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+    return found
+
+
+def port_of(session: ClusterSession) -> int:
+    return urlsplit(session.server).port or 0
+
+
+@ways
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
+async def test_what_a_leader_has_sent_arrives_soon_or_never(tmp_path: Path, most: int) -> None:
+    async with SandboxCluster("east") as cluster:
+        kubeconfig = cluster.write_kubeconfig(tmp_path / "kc")
+        async with connected(kubeconfig, most_bytes=most, permitted=lambda: True) as session:
+            await session.request("POST", CONFIG_MAPS, body=encode(BUNDLE | {"data": {}}))
+            assert user_timeouts(port_of(session)) == [1000 * UNACKNOWLEDGED]
+        async with connected(kubeconfig, most_bytes=most) as session:
+            await session.get(NAMESPACES)
+            assert user_timeouts(port_of(session))[-1:] == [0]

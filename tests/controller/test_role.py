@@ -10,7 +10,7 @@ import pytest
 from federation.controller.proof.listener_check import listener_address
 from federation.core.config.types import Address
 from federation_sandbox.apiserver.faults import Garbage
-from tests.controller.world import World, eventually, in_force, intermediate, root
+from tests.controller.world import NAME, World, eventually, in_force, intermediate, root
 
 
 async def test_every_pair_is_proved(two: World) -> None:
@@ -46,6 +46,21 @@ async def test_a_second_root_is_published_and_proved(two: World) -> None:
         assert two.observed("west", "default") == generation.bundle_pem
         assert generation.bundle_pem.count("BEGIN CERTIFICATE") == 2
     assert report.clusters["east"].publication.lag > 0
+
+
+async def test_the_annotations_of_others_may_be_as_large_as_an_api_server_takes_them(one: World) -> None:
+    """The answer to a write has them all, and more bytes than a small answer may have."""
+    async with one.controller():
+        await one.published()
+        one.clusters["east"].patch(
+            "configmaps", "default", NAME, {"metadata": {"annotations": {"notes": '"' * 200_000}}}
+        )
+        one.anchors.append(root("b"))
+        one.anchor_file(root("b")).write_bytes(root("b").pem)
+        one.write_config()
+        await one.until(lambda r: r.generation == 2 and r.clusters["east"].state == "ready")
+        generation = await one.published()
+        assert one.observed("east", "default") == generation.bundle_pem
 
 
 async def test_intermediates_are_published_where_asked_for(one: World) -> None:

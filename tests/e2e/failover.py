@@ -531,8 +531,7 @@ class Rig:
     async def update_in_rotation(self) -> None:
         """Replace every process, one after the other, in the middle of a rotation, and see the rotation to its end."""
         began = time.monotonic()
-        await self.leader()
-        await self.box.operate("start", reason="failover")
+        await self._start_rotation()
         await self.until(lambda: self._has_reached("PUBLISHING"), "a rotation")
         replaced = [*self.roles.values()]
         for old in replaced:
@@ -550,6 +549,23 @@ class Rig:
         await self.until(lambda: self._has_reached(last), f"a rotation in the state {last}")
         await self.all_called(updated)
         self._done(Step("the rest of the rotation", updated, time.monotonic()))
+
+    async def _start_rotation(self) -> None:
+        """Ask for it until there is one: no controller may lead for a moment, and one of that time may do it still."""
+
+        async def started() -> bool:
+            if await self._has_reached("STAGED"):
+                return True
+            await self.leader()
+            try:
+                await self.box.operate("start", reason="failover")
+            except NotReady as error:
+                if "No leader" not in error.what:
+                    raise
+                return False
+            return True
+
+        await self.until(started, "a rotation that is started")
 
     async def _has_reached(self, state: str) -> bool:
         return STATES.index((await self.box.get("/api/v1/rotation"))["state"]) >= STATES.index(state)

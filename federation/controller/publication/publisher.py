@@ -36,6 +36,7 @@ from federation.core.errors import (
     ClusterForbidden,
     ClusterInvalid,
     ClusterNotFound,
+    ClusterOverBudget,
     ClusterServerError,
     ClusterThrottled,
     ClusterTimeout,
@@ -44,7 +45,7 @@ from federation.core.errors import (
 from federation.kubernetes.answers import TERMINATING, WEBHOOK
 from federation.kubernetes.backoff import Backoff
 from federation.kubernetes.objects import FIELD_MANAGER, METADATA_ONLY, ObjectKey
-from federation.kubernetes.session import OWN_DELAY, ClusterSession
+from federation.kubernetes.session import OWN_DELAY, SMALL_ANSWER_BYTES, TOO_LARGE, ClusterSession
 
 _logger = logging.getLogger(__name__)
 
@@ -324,6 +325,7 @@ class Publisher:
         self._queued: set[str] = set()
         self._work = asyncio.Semaphore(0)
         self._later: dict[str, float] = {}
+        self._timed = asyncio.Event()  # something waits for its time
         self._resume_at = 0.0
         self._backoff = Backoff(first=timeouts.backoff_first, longest=timeouts.backoff_longest, jitter=jitter)
         self._retries: dict[str, Backoff] = {}
@@ -408,9 +410,13 @@ class Publisher:
     def _postpone(self, namespace: str, seconds: float) -> None:
         if namespace not in self._queued:
             self._later[namespace] = self._clock.monotonic() + seconds
+            self._timed.set()
 
     async def _timer(self) -> None:
         while True:
+            if not self._later and not self.tally.refusing:
+                self._timed.clear()
+                await self._timed.wait()
             await self._clock.sleep(TICK)
             now = self._clock.monotonic()
             if self._later:
@@ -530,9 +536,21 @@ class Publisher:
             raise _ClaimLost from error
 
     async def _patch(self, path: str, body: bytes, content_type: str, params: dict[str, str]) -> None:
-        await self._session.request(
-            "PATCH", path, params=params, body=body, content_type=content_type, accept=METADATA_ONLY
-        )
+        try:
+            await self._session.request(
+                "PATCH",
+                path,
+                params=params,
+                body=body,
+                content_type=content_type,
+                accept=METADATA_ONLY,
+                most_bytes=SMALL_ANSWER_BYTES,
+            )
+        except ClusterOverBudget as error:
+            # Others' annotations may make it as large as they like. What is there the watch shows: the answer says
+            # that it was written, which is all that is wanted of it.
+            if error.reason != TOO_LARGE:
+                raise
 
     def _failed(self, namespace: str, error: ClusterError) -> None:
         match error:
@@ -574,6 +592,7 @@ class Publisher:
         if not self.tally.refusing:
             self._again_at = self._clock.monotonic() + PATIENCE
         self.tally.refused(namespace, error, forbidden=forbidden)
+        self._timed.set()
 
     def _pause(self, error: ClusterError) -> None:
         """Let the whole cluster rest; calls that failed together count once."""

@@ -157,6 +157,10 @@ def read_kustomization(directory: Path) -> list[dict[str, Any]]:
     return objects
 
 
+PATIENT: Final = ClusterTimeouts(connect=60.0, request=60.0)
+"""An administrator waits for a machine that is busy; what gives up in time is the hub."""
+
+
 class MemberWorld:
     """One member cluster through its administrator's eyes."""
 
@@ -170,7 +174,7 @@ class MemberWorld:
     async def open(cls, name: ClusterName, kubeconfig: Path, *, clock: Clock) -> Self:
         """Connect as the administrator of that kubeconfig."""
         session = await ClusterSession.open(
-            Credentials(kubeconfig=kubeconfig), cluster=name, timeouts=ClusterTimeouts(), clock=clock
+            Credentials(kubeconfig=kubeconfig), cluster=name, timeouts=PATIENT, clock=clock
         )
         return cls(name, session, kubeconfig)
 

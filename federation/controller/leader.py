@@ -18,7 +18,8 @@ from federation.clusters.members import Members
 from federation.controller.discovery import ClusterDiscovery
 from federation.controller.generations import Ledger, require_mesh
 from federation.controller.in_force import TrustState
-from federation.controller.member import Member, MemberDependencies, OpensMember
+from federation.controller.member import Member, OpensMember
+from federation.controller.member_readings import MemberDependencies
 from federation.controller.proof.listener_check import Aim, ListenerCheck, SignerListener, listener_address
 from federation.controller.proof.matrix import Absent, ContentReader, KnownMatrix, Participant, prove
 from federation.controller.publication.observed import ReadContent
@@ -63,7 +64,7 @@ PROOF_TICK: Final = 0.1
 LOOK_BACK: Final = 600.0  # seconds: while a fight over an object is remembered
 PROPOSALS_EVERY: Final = 0.5  # seconds between checks whether something was found
 ROTATION_EVERY: Final = 1.0  # seconds between two evaluations of the gates, where they cost little
-ROTATION_AT_THE_LATEST: Final = 2.5  # seconds, where they cost more
+ROTATION_AT_THE_LATEST: Final = 4.0  # seconds, where they cost more
 ROTATION_SHARE: Final = 0.03
 """Of the time that they may take: to look at 200 clusters takes some hundredths of a second."""
 
@@ -266,7 +267,7 @@ class Leader:
             if self._clock.monotonic() >= due:
                 self._seen_first.clear()  # what could not be recorded is tried again
                 return
-            first = {name for name, member in unread if member.is_read} - self._seen_first
+            first = {name for name, member in unread if member.readings.is_read} - self._seen_first
             if first:
                 self._seen_first |= first
                 return
@@ -279,7 +280,7 @@ class Leader:
             problem = self._members.problems.get(cluster.name)
             why = problem.diagnostics() if problem else "its connection is being set up"
             clusters[str(cluster.name)] = (
-                member.facts() if member is not None else ClusterFacts(anchors=None, detail=why)
+                member.readings.facts() if member is not None else ClusterFacts(anchors=None, detail=why)
             )
         return Seen(
             clusters=clusters,
@@ -380,7 +381,7 @@ class Leader:
         for cluster in self._config.current.clusters:
             member = self._members.current.get(cluster.name)
             if member is not None:
-                parties.append(member.party())
+                parties.append(member.readings.party())
             else:
                 problem = self._members.problems.get(cluster.name)
                 words = problem.diagnostics() if problem else "its connection is being set up"
@@ -405,7 +406,11 @@ class Leader:
         members = {str(name): member for name, member in self._members.current.items()}
         for cluster, contents in self._proved_with.items():
             member = members.get(cluster)
-            why = member.unproved(contents) if member is not None else "not read back: it is set up anew"
+            why = (
+                member.readings.unproved(contents)
+                if member is not None
+                else "not read back: it is set up anew"
+            )
             if why is not None:
                 stale_reasons[cluster] = why
         return self._known_matrix.of(self._proved.matrix, stale_reasons)
@@ -425,7 +430,7 @@ class Leader:
                 self._members.problems.get(cluster.name),
             )
             if member is not None:
-                reports[str(cluster.name)] = self._last_reports[str(cluster.name)] = member.report()
+                reports[str(cluster.name)] = self._last_reports[str(cluster.name)] = member.readings.report()
             else:
                 health = (
                     ClusterHealth.of_error(problem)

@@ -37,8 +37,8 @@ MANY_HEARTBEAT: Final = 10.0
 SIGN_OF_LIFE: Final = 0.8
 """Of what it promises, after which it is written though nothing has changed: the rest is for a store that is slow."""
 
-COMPARE: Final = HEARTBEAT / 2
-"""Seconds within which it is put together and compared at the latest, where no change was noted."""
+COMPARE: Final = 0.5
+"""Of a heartbeat, within which it is put together and compared at the latest, where no change was noted."""
 
 COMPARE_FIRST: Final = 0.5
 """The same where that costs little: what is not noted is then seen as soon."""
@@ -48,6 +48,9 @@ SHARE: Final = 0.02
 
 REPORT_SPACING: Final = 0.25
 """Seconds between reports at least, where something has changed."""
+
+CHANGING_SHARE: Final = 0.1
+"""Of the time that comparing may take where something changes all the time, as while a bundle is written."""
 
 STORE_TIMEOUT: Final = 15.0
 
@@ -90,23 +93,24 @@ class ReportWriter:
         """Write until cancelled."""
         while True:
             self._changed = False
-            took = await self._write_news()
+            took, latest = await self._write_news()
             now = self._clock.monotonic()
-            pause = min(COMPARE, max(COMPARE_FIRST, took / SHARE))
-            compare = min(now + pause, max(self._due, now + REPORT_SPACING))
-            await self._clock.sleep(REPORT_SPACING)
+            pause = min(latest, max(COMPARE_FIRST, took / SHARE))
+            spacing = min(latest, max(REPORT_SPACING, took / CHANGING_SHARE))
+            compare = min(now + pause, max(self._due, now + spacing))
+            await self._clock.sleep(spacing)
             while self._clock.monotonic() < compare and not self._changed:
                 await self._clock.sleep(REPORT_SPACING / 4)
 
-    async def _write_news(self) -> float:
-        """Write it where it is due; the seconds that it took to put it together and compare it."""
+    async def _write_news(self) -> tuple[float, float]:
+        """Write it where it is due; the seconds that putting it together took, and within which that is to be repeated."""
         began = self._clock.monotonic()
         report = self._compose()
         news = without_times(report), self._also()
         known = news == self._written
-        took = self._clock.monotonic() - began
+        took, latest = self._clock.monotonic() - began, COMPARE * report.heartbeat
         if known and self._clock.monotonic() < self._due:
-            return took
+            return took, latest
         self._written = None  # unless it is known to have been written
         try:
             async with asyncio.timeout(STORE_TIMEOUT):
@@ -121,7 +125,7 @@ class ReportWriter:
         else:
             self.problem, self._written = "", news
         self._due = self._clock.monotonic() + SIGN_OF_LIFE * report.heartbeat
-        return took
+        return took, latest
 
 
 def without_times(report: ControllerReport) -> ControllerReport:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from federation.controller.member import LONGEST_COUNT_AGE
 from federation.controller.proof.matrix import prove
 from federation.controller.proof.probe import Probe
+from federation.controller.publication.namespace_count import LONGEST_COUNT_AGE
 from federation.core.documents.controller import ControllerReport, Matrix
 from federation.core.identity import ClusterName
 from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Effect, Garbage, Gone, Hang, Lost, Silence
@@ -249,19 +249,21 @@ async def test_a_namespace_that_refuses_the_bundle_is_no_reason_to_count_all_aga
                 )
             )
             member = one.members["east"]
-            before, tried = member.recounts, refusing.hits
+            before, tried = member.readings.count.recounts, refusing.hits
             await eventually(lambda: refusing.hits > tried)
             for _ in range(100):
-                member.report()
-                member.facts()
-            assert member.recounts <= before + 1  # one for what was under way when it was first reported
-            counted = member.recounts
+                member.readings.report()
+                member.readings.facts()
+            assert (
+                member.readings.count.recounts <= before + 1
+            )  # one for what was under way when it was first reported
+            counted = member.readings.count.recounts
             east.create_namespace("later")
             await one.until(lambda r: r.clusters["east"].publication.current == 5)
-            assert member.recounts > counted
+            assert member.readings.count.recounts > counted
             east.faults.clear()
             await one.until(lambda r: r.clusters["east"].publication.current == 6)
-            assert member.report().publication.forbidden == 0
+            assert member.readings.report().publication.forbidden == 0
 
 
 async def test_a_count_that_lacks_a_namespace_is_used_for_a_moment(
@@ -269,7 +271,7 @@ async def test_a_count_that_lacks_a_namespace_is_used_for_a_moment(
 ) -> None:
     """While a bundle is written to 200 clusters, counting each anew for every answer took half of a core."""
     monkeypatch.setattr(
-        "federation.controller.member.COUNT_SPACING", 1e9
+        "federation.controller.publication.namespace_count.COUNT_SPACING", 1e9
     )  # for as long as a count may be used
     monkeypatch.setattr("federation.controller.publication.publisher.CONFIRM", PATIENCE)
     east = one.clusters["east"]
@@ -280,12 +282,15 @@ async def test_a_count_that_lacks_a_namespace_is_used_for_a_moment(
         east.create_namespace("later")  # written to, which the watch does not show
         await eventually(lambda: lost.hits == 1)
         await one.until(lambda r: r.clusters["east"].publication.selected == 5)
-        counted, began = member.recounts, one.clock.monotonic()
+        counted, began = member.readings.count.recounts, one.clock.monotonic()
         for number in range(10):
             east.create_namespace(f"more-{number}")
             await eventually(lambda number=number: one.observed("east", f"more-{number}") is not None)  # type: ignore[misc]
-            member.facts()
-        assert member.recounts - counted <= 1 + (one.clock.monotonic() - began) / LONGEST_COUNT_AGE
+            member.readings.facts()
+        assert (
+            member.readings.count.recounts - counted
+            <= 1 + (one.clock.monotonic() - began) / LONGEST_COUNT_AGE
+        )
         east.faults.inject(Gone(), verb="watch", resource="configmaps", times=1)
         east.end_watches()  # all is listed anew, and what was lost is found
         await one.until(lambda r: everywhere(r, "east") == 15)

@@ -433,7 +433,7 @@ async def test_nothing_is_written_while_agents_may_trust_another_ca_alone(one: W
 
 
 async def test_a_refused_renewal_is_reported_and_the_old_certificate_stays(one: World) -> None:
-    one.listener.lifetime = timedelta(seconds=6)
+    one.listener.lifetime = timedelta(seconds=10)
     async with one.controller():
         await one.published()
         await provided(one)

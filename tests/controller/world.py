@@ -20,7 +20,8 @@ import grpc
 import grpc.aio
 from cryptography import x509
 
-from federation.controller.member import Member, MemberDependencies
+from federation.controller.member import Member
+from federation.controller.member_readings import MemberDependencies
 from federation.controller.role import ControllerRole
 from federation.core.config.clusters import ClusterConfig
 from federation.core.documents.controller import ControllerReport
@@ -300,7 +301,7 @@ class World:
 
     def facts(self, cluster: str) -> ClusterFacts:
         """What the gates see of that member."""
-        return self.members[cluster].facts()
+        return self.members[cluster].readings.facts()
 
     async def report_signer(self) -> None:
         """Say for the listener what a signer would report of it."""

@@ -31,6 +31,10 @@ _logger = logging.getLogger(__name__)
 
 LONGEST_BACKOFF: Final = 15.0
 TICK: Final = 0.5
+"""Seconds between two looks whether a leaf is due where there is none yet."""
+
+TICK_SETTLED: Final = 1.0
+"""The same where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class Probe:
                     await self._wait(self._backoff.next())
                     continue
                 self._backoff.reset()
-            await self._clock.sleep(TICK)
+            await self._clock.sleep(TICK if self.leaf is None else TICK_SETTLED)
 
     async def renew(self) -> None:
         """Get a leaf; where that fails, the present one stays and :attr:`problem` says why."""

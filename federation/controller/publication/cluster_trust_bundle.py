@@ -315,7 +315,7 @@ def with_bundle(
     )
 
 
-TICK: Final = 0.25
+TICK: Final = 0.5
 LOOK: Final = 1.0
 """Seconds between two looks at the state, where the watch shows no change: time and other things may change it."""
 

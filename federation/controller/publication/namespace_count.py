@@ -19,6 +19,7 @@ from heapq import nsmallest
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from federation.controller.publication.config_map import MOST_WRITERS, ObservedConfigMap, Target
+from federation.core.clock import Clock
 from federation.kubernetes.objects import ObjectKey, ObjectMeta
 
 MOST_PROBLEMS: Final = 10
@@ -27,6 +28,12 @@ EXAMPLES: Final = 3
 LEFT: Final = "it is left to another hub, which publishes there"
 JOINS: Final = "it holds a CA of its own, which is not overwritten for now"
 YIELDED: Final = "it holds another writer's bytes, which are not overwritten for now"
+
+COUNT_SPACING: Final = 1000.0
+"""Times what a count of a cluster's namespaces took that pass at least between two, while some lack the bundle."""
+
+LONGEST_COUNT_AGE: Final = 2.0
+"""Seconds that such a count is used for at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,3 +282,59 @@ def _problems(*kinds: Mapping[str, str]) -> Iterator[str]:
     more = sum(map(len, kinds)) - MOST_PROBLEMS
     if more > 0:
         yield f"and {more} more namespaces"
+
+
+class LatestCount:
+    """The last count of a cluster's namespaces; made again where something has changed: reports come more often."""
+
+    def __init__(self, count: NamespaceCount, clock: Clock) -> None:
+        self._count = count
+        self._clock = clock
+        self._counted: ReadBack | None = None
+        self._was_fresh = False
+        self._changed: set[str] = set()
+        self._all = True
+        self._again_at = 0.0
+        self.recounts = 0
+        """How often they were counted: once for each change, however often the count is asked for."""
+
+    def note(self, namespace: str) -> None:
+        """That namespace has changed, or what it holds."""
+        self._changed.add(namespace)
+
+    def count_all(self, *, at_once: bool = False) -> None:
+        """What decides about all of them has changed; ``at_once`` where the last count will not do for a moment."""
+        self._all = True
+        if at_once:
+            self._again_at = 0.0
+
+    def read(self, shown: Callable[[], Shown], *, changed: set[str], fresh: bool) -> ReadBack:
+        """The count of what is ``shown``.
+
+        ``changed`` are further namespaces that have, and are cleared here; ``fresh`` says whether the watch shows what
+        is there now.
+        """
+        news = self._all or self._was_fresh != fresh or bool(self._changed) or bool(changed)
+        if self._counted is None or (news and not self._may_wait(self._counted, fresh)):
+            self.recounts += 1
+            began = self._clock.monotonic()
+            self._counted = self._count.count(shown(), None if self._all else self._changed | changed)
+            self._all, self._was_fresh = False, fresh
+            self._changed.clear()
+            changed.clear()
+            ended = self._clock.monotonic()
+            self._again_at = ended + min(LONGEST_COUNT_AGE, COUNT_SPACING * (ended - began))
+        return self._counted
+
+    def _may_wait(self, counted: ReadBack, fresh: bool) -> bool:
+        """Whether the last count will do for a moment, though something has changed since.
+
+        While a bundle is written everywhere each answer is a change, and counting 200 clusters again for each
+        evaluation of the gates took half of a core. Only a count that lacks something is used again: what is done
+        meanwhile can only be waited for, while one that lacked nothing may be wrong now.
+        """
+        return (
+            counted.current + counted.forbidden + counted.failed < counted.selected
+            and self._was_fresh == fresh
+            and self._clock.monotonic() < self._again_at
+        )

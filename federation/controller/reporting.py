@@ -103,7 +103,7 @@ class ReportWriter:
                 await self._clock.sleep(REPORT_SPACING / 4)
 
     async def _write_news(self) -> tuple[float, float]:
-        """Write it where it is due; the seconds that putting it together took, and within which that is to be repeated."""
+        """Write it where it is due; the seconds that putting it together took, and in how many it is to be repeated."""
         began = self._clock.monotonic()
         report = self._compose()
         news = without_times(report), self._also()

@@ -28,7 +28,7 @@ from federation.core.documents.signer import ExpiryBound, ExpiryBoundTable, Sign
 from federation.core.documents.trust import Current
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import ClusterName
-from federation.core.rotation.conditions import time_of
+from federation.core.rotation.cluster_conditions import time_of
 from federation.core.rotation.effects import losses
 from federation.core.rotation.gates import gate, trusts
 from federation.core.rotation.record import Quarantine, Rotation, RotationRecord, Side, State

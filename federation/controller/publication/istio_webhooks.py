@@ -146,6 +146,7 @@ class IstioWebhooks:
         self._seen: tuple[float, tuple[Webhook, ...]] | None = None
         self._too_many = 0
         self._revisions: dict[str, tuple[str, ...]] = {}
+        self._revisions_of: dict[str, tuple[Webhook, ...]] = {}  # what these were last read from
         self._on_change = on_change
         self._lasting = 2 * cluster.timeouts.watch_silence
         self._watches = {
@@ -241,7 +242,8 @@ class IstioWebhooks:
         moment at which webhooks are not known must not lose their names.
         """
         found = self.found
-        if found is not None:
+        if found is not None and found is not self._revisions_of.get(namespace):
+            self._revisions_of[namespace] = found
             services = [hook.istiod.removeprefix(f"{namespace}/istiod-") for hook in found]
             named = {s for s, hook in zip(services, found, strict=True) if s != hook.istiod}
             self._revisions[namespace] = tuple(sorted(named))

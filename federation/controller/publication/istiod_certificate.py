@@ -285,7 +285,7 @@ class Around:
     generation: Callable[[], Generation | None]
     issuer: Callable[[], str]
     another_ca: Callable[[], str | None]
-    revisions: Callable[[str], Iterable[str]]
+    revisions: Callable[[str], tuple[str, ...]]
     allowed: Callable[[], bool]
     clock: Clock
     jitter: random.Random
@@ -376,6 +376,8 @@ class _SecretPublisher:
             on_change=self._noticed,
             namespaces=around.namespaces,
         )
+        self._revisions: tuple[str, ...] = ()
+        self._names = istiod_names(cluster.istio, namespace, ())
         self._wanted: tuple[tuple[str, tuple[str, ...], str], WantedSecret] | None = None
         self._judged: tuple[ObservedSecret, WantedSecret, datetime, Examined] | None = None
         self._issued: tuple[str, datetime] | None = (
@@ -440,13 +442,16 @@ class _SecretPublisher:
         generation = self._around.generation()
         if generation is None:
             return None
-        names = istiod_names(self._cluster.istio, self.namespace, self._around.revisions(self.namespace))
-        key = generation.sha256, names, self._around.issuer()
+        revisions = self._around.revisions(self.namespace)
+        if revisions != self._revisions:
+            self._revisions = revisions
+            self._names = istiod_names(self._cluster.istio, self.namespace, revisions)
+        key = generation.sha256, self._names, self._around.issuer()
         if self._wanted is None or self._wanted[0] != key:
             if self._wanted is not None:
                 self._retry_at = 0.0  # what was in the way may be gone
             bundle = bundle_of(generation)
-            self._wanted = key, WantedSecret(names, key[2], bundle.pem, bundle.certificates)
+            self._wanted = key, WantedSecret(self._names, key[2], bundle.pem, bundle.certificates)
         return self._wanted[1]
 
     def _examine(self, observed: ObservedSecret, wanted: WantedSecret) -> Examined:

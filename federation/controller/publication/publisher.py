@@ -145,11 +145,15 @@ class Contention:
 
     def writers(self, now: float) -> list[str]:
         """Which others wrote the key in the last QUIET seconds."""
+        if not self._writers:
+            return []
         self._writers = {name: at for name, at in self._writers.items() if now - at <= QUIET}
         return sorted(self._writers)
 
     def contested(self, now: float) -> list[str]:
         """The namespaces that others keep changing now."""
+        if not self._strikes:
+            return []
         self._strikes = {n: s for n, s in self._strikes.items() if now - s.last <= QUIET}
         return sorted(n for n, s in self._strikes.items() if s.count > IMMEDIATE)
 

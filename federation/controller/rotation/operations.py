@@ -37,7 +37,7 @@ from federation.core.documents.encoding import decode, encode
 from federation.core.documents.keys import OPERATIONS, StateDamaged, damaged
 from federation.core.errors import FederationError, InvalidValue, NotReady, Refused
 from federation.core.rotation import transitions
-from federation.core.rotation.conditions import in_words
+from federation.core.rotation.cluster_conditions import in_words
 from federation.core.rotation.effects import signing_directives
 from federation.core.rotation.gates import gate, remove_now
 from federation.core.rotation.record import OperationRefused, RotationRecord, Side, State

@@ -24,7 +24,7 @@ from federation.core.documents.controller import (
     RotationReport,
     UnpinnedReport,
 )
-from federation.core.rotation.conditions import obstacles
+from federation.core.rotation.cluster_conditions import obstacles
 from federation.core.rotation.effects import Loss, losses, losses_without, signing_side
 from federation.core.rotation.gates import Verdict, gate, return_gate
 from federation.core.rotation.record import Condition, OperationRefused, Rotation, RotationRecord, Side

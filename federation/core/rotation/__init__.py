@@ -36,7 +36,7 @@ only after everything that follows from the record is persisted; a signer persis
 reads the directives and what is in force once more before anything is delivered by that bound.
 
 ``record.py`` holds the values and how a transition is recorded, ``world.py`` what is observed, ``conditions.py`` the
-single conditions and ``gates.py`` what they open (with the gate of an anchor that leaves without a rotation),
-``transitions.py`` the steps that gates allow, what an operator may ask for and the emergency, and ``effects.py`` what
-follows for bundles and signers, and what an emergency will cost.
+single conditions (those of one cluster: ``cluster_conditions.py``) and ``gates.py`` what they open (with the gate of an
+anchor that leaves without a rotation), ``transitions.py`` the steps that gates allow, what an operator may ask for and
+the emergency, and ``effects.py`` what follows for bundles and signers, and what an emergency will cost.
 """

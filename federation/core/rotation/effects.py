@@ -20,13 +20,8 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from federation.core.rotation.conditions import (
-    Wanted,
-    needs_old,
-    provided,
-    waits_for_its_wave,
-    webhook_problem,
-)
+from federation.core.rotation.cluster_conditions import Wanted, provided, webhook_problem
+from federation.core.rotation.conditions import needs_old, waits_for_its_wave
 from federation.core.rotation.record import AT_REST, SIGNS_WITH_NEW, Rotation, RotationRecord, Side, State
 from federation.core.rotation.world import ClusterFacts, World
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, alive

@@ -28,11 +28,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from federation.core.rotation import conditions
-from federation.core.rotation.conditions import (
+from federation.core.rotation.cluster_conditions import (
     MOST_NAMED,
     NOT_READ,
     Wanted,
-    accepted_configuration,
     alive_in,
     consumers,
     delivered_in_removed,
@@ -45,7 +44,6 @@ from federation.core.rotation.conditions import (
     met,
     provided,
     read_back,
-    renewing,
     serving,
     shas,
     time_of,
@@ -53,6 +51,7 @@ from federation.core.rotation.conditions import (
     webhooks,
     webhooks_settled,
 )
+from federation.core.rotation.conditions import accepted_configuration, renewing
 from federation.core.rotation.effects import clusters_behind, published, removed, signing_side
 from federation.core.rotation.record import (
     Condition,

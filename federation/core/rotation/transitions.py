@@ -20,7 +20,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from federation.core.config.mistakes import suggested_cluster
-from federation.core.rotation.conditions import in_words, left_for_good, require_able
+from federation.core.rotation.cluster_conditions import in_words
+from federation.core.rotation.conditions import left_for_good, require_able
 from federation.core.rotation.effects import left_behind, settled
 from federation.core.rotation.gates import Verdict, gate, return_gate, trusts
 from federation.core.rotation.record import (

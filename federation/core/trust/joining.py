@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from federation.core.rotation.conditions import leaves_without, met, shas, time_of, unmet
+from federation.core.rotation.cluster_conditions import leaves_without, met, shas, time_of, unmet
 from federation.core.rotation.record import Condition
 from federation.core.rotation.world import ClusterFacts, World
 

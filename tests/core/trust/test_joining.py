@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.rotation.conditions import unmet
+from federation.core.rotation.cluster_conditions import unmet
 from federation.core.rotation.world import ClusterFacts, ControlPlane, Webhook, World
 from federation.core.trust.expiry_bounds import Delivered
 from federation.core.trust.joining import (

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from msgspec.structs import replace as changed
 
-from federation.core.rotation.conditions import MOST_NAMED, obstacles
+from federation.core.rotation.cluster_conditions import MOST_NAMED, obstacles
 from federation.core.rotation.effects import (
     ISTIOD_OF_ANOTHER,
     ISTIOD_OF_LEFT,

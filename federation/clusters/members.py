@@ -196,7 +196,7 @@ class Members(Generic[T]):
     def _note(self, name: ClusterName, error: FederationError, cause: BaseException | None = None) -> None:
         before = self._problems.get(name)
         if name in self._running:
-            self._problems[name] = error
+            self._problems[name] = error.without_frames()
         if before is None or str(before) != str(error):
             crashed = cause if isinstance(error, MemberCrashedError) else None
             fields = {"cluster": str(name), "reason": error.reason}

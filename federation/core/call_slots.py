@@ -41,7 +41,7 @@ class CallSlot:
     def received(self) -> None:
         """Its message is there. Raises Overloaded where it had to give way at that very moment."""
         if self.gone is not None:
-            raise self.gone
+            raise self.gone.without_frames()
         self._slots.received(self)
 
     def waits(self) -> None:

@@ -45,7 +45,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 
 class FederationError(Exception):
@@ -70,6 +70,18 @@ class FederationError(Exception):
     def diagnostics(self) -> str:
         """The whole story for a person: what happened, where, and what to do."""
         return f"{self} ({self.remedy})" if self.remedy else str(self)
+
+    def without_frames(self) -> Self:
+        """The same error, to be remembered, or to be raised again after it was.
+
+        A traceback holds each frame that it went through, with all that is in it: a token, a request, and the error
+        that was remembered before. So each error would keep the last one, and that its own, for as long as the trouble
+        lasts; and a remembered error that is raised again would get longer each time.
+        """
+        same = type(self).__new__(type(self))
+        same.args = self.args
+        same.__dict__.update(self.__dict__)
+        return same
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,13 +308,13 @@ class LoadedCredentials:
                     environ=self._environ,
                 )
             except ClusterUnauthorized as error:
-                self._plugin_failure = error
+                self._plugin_failure = error.without_frames()
                 self._warn(error)
             else:
                 self._plugin_failure = None
                 return renewed
         if self._plugin_failure is not None and self._plugin_due(margin=0.0):
-            raise self._plugin_failure
+            raise self._plugin_failure.without_frames()
         return self._plugin
 
     def _build(self, now: _Bytes, plugin: PluginCredential | None) -> Access:

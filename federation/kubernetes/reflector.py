@@ -212,7 +212,7 @@ class Reflector(Generic[T]):
                 await self._synced.wait()
         except TimeoutError:
             if self._problem is not None:
-                raise self._problem from None
+                raise self._problem.without_frames() from None
             raise ClusterTimeout(f"{self._path}: not listed in {timeout:g} s", where=self._where) from None
 
     async def run(self) -> None:
@@ -449,7 +449,7 @@ class Reflector(Generic[T]):
             _logger.info("watching %s again", self._path, extra={"cluster": self._where})
 
     def _failed(self, error: ClusterError) -> None:
-        before, self._problem = self._problem, error
+        before, self._problem = self._problem, error.without_frames()
         if before is None or before.reason != error.reason:
             # A version too old is part of a watch's life; anything else an operator may have to repair.
             level = logging.INFO if isinstance(error, ClusterGone) else logging.WARNING

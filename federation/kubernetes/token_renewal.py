@@ -221,7 +221,7 @@ class TokenRenewal:
                 error.diagnostics(),
                 extra={"cluster": where, "reason": error.reason},
             )
-        self._failed, self._problem = self._clock.now().timestamp(), error
+        self._failed, self._problem = self._clock.now().timestamp(), error.without_frames()
 
 
 class _TokenStatus(msgspec.Struct):

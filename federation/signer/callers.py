@@ -460,7 +460,7 @@ class SharedCallers:
                 problem.diagnostics(),
                 extra={"reason": problem.reason},
             )
-        self.problem = problem
+        self.problem = problem.without_frames()
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,10 +201,10 @@ class PersistedExpiryBounds:
                 problem.diagnostics(),
                 extra={"reason": problem.reason},
             )
-        self.problem = problem
+        self.problem = problem.without_frames()
         for failed in (shared, self._next_round()):  # no delivery waits for the next attempt
             if failed is not None:
-                failed.error = problem
+                failed.error = problem.without_frames()
                 failed.settled.set()
 
 

@@ -190,7 +190,7 @@ class Directives:
             _logger.error(
                 "the directives are not taken up: %s", problem.diagnostics(), extra={"reason": problem.reason}
             )
-        self.problem = problem
+        self.problem = problem.without_frames()
 
 
 def _directives_backwards(what: str) -> StateUnavailable:
@@ -511,7 +511,7 @@ class Generations:
                 problem.diagnostics(),
                 extra={"reason": problem.reason},
             )
-        self.problem = problem
+        self.problem = problem.without_frames()
 
 
 def _generation_backwards(number: int, known: int) -> InvalidValue:

@@ -106,7 +106,7 @@ class Probe:
             if self.problem is None or str(self.problem) != str(error):
                 fields = {"cluster": str(self._cluster.name), "reason": error.reason}
                 _logger.warning("no probe leaf: %s", error.diagnostics(), extra=fields)
-            self.problem = error
+            self.problem = error.without_frames()
         else:
             self.leaf, self.problem, self._got_for = leaf, None, generation
         self._on_change()

@@ -549,7 +549,7 @@ class TrustBundlePublisher:
         if self._problem is None or self._problem.reason != error.reason:
             extra = self._where | {"reason": error.reason}
             _logger.info("the ClusterTrustBundle is not read: %s", error.diagnostics(), extra=extra)
-        self._problem = error
+        self._problem = error.without_frames()
         self._ask_at = self._clock.monotonic() + wait
 
     async def _try_to_read(self, version: str) -> None:
@@ -674,5 +674,5 @@ class TrustBundlePublisher:
             extra = self._where | {"reason": error.reason}
             level = logging.INFO if isinstance(error, ClusterForbidden) else logging.WARNING
             _logger.log(level, "the ClusterTrustBundle is not written: %s", error.what, extra=extra)
-        self._refusal = error
+        self._refusal = error.without_frames()
         self._write_at = self._clock.monotonic() + wait

@@ -534,7 +534,7 @@ class _SecretPublisher:
         if self._problem is None or str(self._problem) != str(error):
             fields = self._fields | {"reason": error.reason}
             _logger.warning("istiod's certificate cannot be provided: %s", error.diagnostics(), extra=fields)
-        self._problem = error
+        self._problem = error.without_frames()
         requested = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
         self._retry_at = self._clock.monotonic() + self._backoff.next(at_least=requested)
 

@@ -397,7 +397,7 @@ class HealthCheck:
             answer = await self._session.get("/version", timeout=self._timeout, most_bytes=SMALL_ANSWER_BYTES)
             self.version = msgspec.json.decode(answer, type=_Version).git_version[:64]
         except ClusterError as error:
-            self.problem = error
+            self.problem = error.without_frames()
             return False
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             self.problem = ClusterGarbage(

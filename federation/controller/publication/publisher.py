@@ -607,7 +607,7 @@ class Publisher:
         if self.tally.cluster_problem is None or self.tally.cluster_problem.reason != error.reason:
             fields = self._where | {"reason": error.reason}
             _logger.warning("publication pauses: %s", error.diagnostics(), extra=fields)
-        self.tally.cluster_problem = error
+        self.tally.cluster_problem = error.without_frames()
 
     def _recovered(self) -> None:
         """Nothing is known any more that keeps the whole cluster from being written to."""

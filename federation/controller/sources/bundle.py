@@ -199,7 +199,7 @@ class TrustSources:
                 _logger.error(
                     "generations cannot be persisted: %s", error.diagnostics(), extra={"reason": error.reason}
                 )
-            self.problem = problem
+            self.problem = problem.without_frames()
             return changed
         self.problem = None
         return changed

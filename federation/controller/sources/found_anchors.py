@@ -372,7 +372,7 @@ class StoredProposals:
             _logger.error(
                 "what was found cannot be persisted: %s", error.diagnostics(), extra={"cluster": name}
             )
-        self._problems[name] = error
+        self._problems[name] = error.without_frames()
 
 
 def _key(name: str) -> str:

@@ -169,7 +169,7 @@ class NodePods:
         return self._noted(ClusterGarbage("the answer is not a list of pods", where=self._where))
 
     def _noted(self, error: ClusterError) -> ClusterError:
-        self._failed = self._clock.monotonic(), error
+        self._failed = self._clock.monotonic(), error.without_frames()
         return error
 
     def _remember(self, key: _Key, found: frozenset[str]) -> None:

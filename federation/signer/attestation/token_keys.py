@@ -151,7 +151,7 @@ class TokenKeys:
                     error.diagnostics(),
                     extra={"cluster": str(self._session.name), "reason": error.reason},
                 )
-            self.problem = error
+            self.problem = error.without_frames()
         else:
             self.problem = None
             self._fetched = self._clock.monotonic()

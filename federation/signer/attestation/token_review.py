@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -136,6 +136,10 @@ class _Answer(msgspec.Struct):
     status: _Status
 
 
+_Verdict: TypeAlias = AttestationRefused | str
+"""A refusal, or the node of the token's pod."""
+
+
 class TokenReviewer:
     """Asks one cluster's API server about tokens meant for ``audience``."""
 
@@ -147,7 +151,7 @@ class TokenReviewer:
         self._clock = clock
         self._memory = memory or ReviewMemory()
         self._under_way: InFlight[str] = InFlight(str(session.name), "a token review")
-        self._verdicts: dict[bytes, tuple[float, AttestationRefused | str]] = {}
+        self._verdicts: dict[bytes, tuple[float, _Verdict]] = {}
         self._in_json = False
         self.problem: ClusterError | None = None
         """Why the last review could not be had; None where it could."""
@@ -175,13 +179,13 @@ class TokenReviewer:
         try:
             status = await self._send(token)
         except ClusterError as error:
-            self.problem = error
+            self.problem = error.without_frames()
             raise
         self.problem = None
         try:
             node = _judge(status, token, self._audience, secret=self._session.token_sent)
         except AttestationRefused as refusal:
-            self._remember(token, self._memory.refused, refusal)
+            self._remember(token, self._memory.refused, refusal.without_frames())
             raise
         self._remember(token, self._memory.accepted, node)
         return node
@@ -215,7 +219,7 @@ class TokenReviewer:
             "POST", REVIEW_PATH, body=body, content_type=media_type, most_bytes=SMALL_ANSWER_BYTES
         )
 
-    def _remember(self, token: Token, seconds: float, verdict: AttestationRefused | str) -> None:
+    def _remember(self, token: Token, seconds: float, verdict: _Verdict) -> None:
         left = min(seconds, token.claims.exp - self._clock.now().timestamp())
         if left <= 0:
             return

@@ -529,4 +529,4 @@ class ManagedAuthority(ABC):
                 problem.diagnostics(),
                 extra={"authority": self._name, "reason": problem.reason},
             )
-        self._problem = problem
+        self._problem = problem.without_frames()

@@ -210,7 +210,7 @@ class AuthoritySlot:
             self._replacement = _Replacement(settings, self._make(settings))
         except AuthorityMisconfigured as error:
             _logger.error("the new authority cannot be made: %s", error.diagnostics())
-            self._replacement = _Replacement(settings, not_made=error)
+            self._replacement = _Replacement(settings, not_made=error.without_frames())
         self._wake()
 
     def trust(self, anchors: Iterable[Certificate]) -> None:
@@ -571,7 +571,7 @@ class AuthoritySet:
             self.successor = AuthoritySlot(settings, self._context, on_change=self.arrange, needs_canary=True)
         except AuthorityMisconfigured as error:
             _logger.error("the successor cannot be made: %s", error.diagnostics())
-            self._not_made = settings, error
+            self._not_made = settings, error.without_frames()
             return
         self._to_run.put_nowait(self.successor)
         self._list()

@@ -204,7 +204,7 @@ class Circuit:
     def failed(self, cause: FederationError) -> None:
         """A request, or a probe, has failed."""
         self._failures += 1
-        self.cause = cause
+        self.cause = cause.without_frames()
         if self.state == "closed" and self._failures < FAILURES:
             return
         if self.state != "open" or not self.until_probe:
@@ -431,7 +431,7 @@ class Limiter:
             case AuthorityThrottled():
                 self._circuit.abandoned()
                 self._slow_down(error.retry_after)
-                self._throttled = error
+                self._throttled = error.without_frames()
             case AuthorityUnavailable() | AuthorityMisconfigured():
                 self._circuit.failed(error)
             case _:

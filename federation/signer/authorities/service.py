@@ -87,7 +87,7 @@ class HealthPolling:
         self.pause = self._backoff.next(at_least=at_least)
         tolerated = TOLERATED_THROTTLED if throttled else TOLERATED
         if (throttled or error.reason in PASSING) and self._backoff.failures <= tolerated:
-            self.suspect = error
+            self.suspect = error.without_frames()
 
 
 MOST_PROPOSALS: Final = 8
@@ -221,7 +221,7 @@ class ServiceAuthority(ManagedAuthority):
         except (AuthorityError, AuthorityUnavailable) as error:
             error.where = error.where or self._name
             if isinstance(error, AuthorityRefused):
-                self._refused = error
+                self._refused = error.without_frames()
             self._confirm_failure(error)
             raise
         self._refused = None

@@ -85,7 +85,7 @@ class ServingCertificate:
                     error.diagnostics(),
                     extra={"reason": error.reason},
                 )
-            self.problem = error
+            self.problem = error.without_frames()
         else:
             self.problem = None
 
@@ -213,7 +213,7 @@ class RunningListener:
         except NotReady as problem:
             if self._problem is None:
                 _logger.warning("the listener cannot open: %s", problem.diagnostics())
-            self._problem = problem
+            self._problem = problem.without_frames()
             return
         self._server, self._problem = server, None
         _logger.info("the listener is open at %s", self.address)

@@ -192,7 +192,7 @@ class Removals:
                     authority_error(error).diagnostics(),
                     extra={"cluster": str(self._session.name), "reason": error.reason},
                 )
-            self.problem = error
+            self.problem = error.without_frames()
             raise
         self.problem = None
 

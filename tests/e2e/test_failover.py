@@ -15,8 +15,9 @@ from tests.support.network import Checks
 from tests.support.patience import PATIENCE
 
 QUICK = Settings(
-    pause=2.0,  # callers, API servers and links share one process: where the machine is busy it has to answer in time
-    lease=LeaseTimings(duration=4, deadline=2.5, every=0.4),
+    # Callers, API servers and links share one process: where the machine is busy it has to answer in time.
+    pause=3.0,
+    lease=LeaseTimings(duration=8, deadline=5.5, every=0.6),
     keepalive=Keepalive(interval=1.5, timeout=2.0),
     checks=Checks(every=0.3, timeout=1.0, failures=2),
     leaf=20,

@@ -568,7 +568,8 @@ class Rig:
         await self.until(started, "a rotation that is started")
 
     async def _has_reached(self, state: str) -> bool:
-        return STATES.index((await self.box.get("/api/v1/rotation"))["state"]) >= STATES.index(state)
+        rotation = await self.box.get("/api/v1/rotation")
+        return rotation is not None and STATES.index(rotation["state"]) >= STATES.index(state)
 
     # --- results -----------------------------------------------------------------------------------------------------
 

@@ -337,7 +337,12 @@ class Operator:
             stderr=asyncio.subprocess.STDOUT,
             env=self.own.environment,
         )
-        out, _ = await process.communicate()
+        try:
+            out, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         assert process.returncode is not None
         return process.returncode, out.decode()
 

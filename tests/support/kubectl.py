@@ -43,7 +43,7 @@ class Api:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": kind, "Accept": "application/json"}
         request = urllib.request.Request(self.server + path, data=data, method=method, headers=headers)
-        with urllib.request.urlopen(request, context=self.tls, timeout=10) as answer:
+        with urllib.request.urlopen(request, context=self.tls, timeout=60) as answer:
             return json.loads(answer.read())
 
 

@@ -388,15 +388,31 @@ class Server:
     async def _accept(self, http: web.Server, listener: socket.socket) -> None:
         """Accept until cancelled. asyncio's own servers forget connections whose handshake is not over yet."""
         loop = asyncio.get_running_loop()
+        new: set[socket.socket] = set()
 
         async def shake_hands(accepted: socket.socket) -> None:
+            new.discard(accepted)
             with contextlib.suppress(OSError):  # ssl.SSLError is one
                 await loop.connect_accepted_socket(http, accepted, ssl=self._context)
 
-        async with asyncio.TaskGroup() as handshakes:
-            while True:
-                accepted, _ = await loop.sock_accept(listener)
+        def accept() -> None:
+            with contextlib.suppress(OSError):  # none waits any more, or it has gone away
+                accepted, _ = listener.accept()
+                accepted.setblocking(False)
+                new.add(accepted)
                 handshakes.create_task(shake_hands(accepted))
+
+        try:
+            async with asyncio.TaskGroup() as handshakes:
+                # Not loop.sock_accept: cancelled in the moment in which it has accepted one, it forgets that.
+                loop.add_reader(listener, accept)
+                try:
+                    await loop.create_future()
+                finally:
+                    loop.remove_reader(listener)
+        finally:
+            for accepted in new:  # a task that was cancelled before it began has closed nothing
+                accepted.close()
 
     async def close(self) -> None:
         """Close the port and cut every connection, as when the machine goes away."""

@@ -16,7 +16,7 @@ from tests.support.patience import PATIENCE
 
 QUICK = Settings(
     # Callers, API servers and links share one process: where the machine is busy it has to answer in time.
-    pause=3.0,
+    pause=6.0,
     lease=LeaseTimings(duration=8, deadline=5.5, every=0.6),
     keepalive=Keepalive(interval=1.5, timeout=2.0),
     checks=Checks(every=0.3, timeout=1.0, failures=2),

@@ -105,8 +105,9 @@ class Settings:
     """The state that the rotation has to reach at least."""
     listener: str = ""
     """More lines of the listener's table."""
-    unconnected: float = 0.0
-    """Share of calls whose five attempts, 1.5 s in all, may find no listener that takes the connection."""
+    stalls: float = 0.0
+    """Share of calls whose five attempts, 1.5 s in all, may fall into a stall of the process that answers for the API
+    servers and the balancer: no listener takes the connection, or no signer reaches the state."""
     limit: float = 900.0
     """Seconds within which each step has to come to its end: with leaves of a minute a rotation takes six."""
 
@@ -580,8 +581,9 @@ class Rig:
             if called.error and not called.roots_of_dial:
                 by_agent[called.error] = by_agent.get(called.error, 0) + 1
         failed = [f"{count} calls failed after all attempts: {error}" for error, count in by_agent.items()]
-        if all("failed to connect" in error for error in by_agent):  # nothing that any signer had taken
-            few = self.settings.unconnected * len(self.calls)
+        stalled = ("failed to connect", "temporarily unavailable")
+        if all(any(each in error for each in stalled) for error in by_agent):
+            few = self.settings.stalls * len(self.calls)
             failed = failed if sum(by_agent.values()) > few else []
         return failed + two_leaders(self.record.writes(), self.names)
 

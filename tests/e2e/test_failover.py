@@ -28,9 +28,9 @@ QUICK = Settings(
     rotated="SOAKED",
     # A machine that is busy is no outage: what is answered late is answered.
     listener='receive_deadline = "1m"\ndeadline = "2m"',
-    # The balancer's checks share the cores with the whole suite, and may be later than an agent's last attempt. That
-    # none fails is shown by the rig on a quiet machine (docs/failover.md).
-    unconnected=0.02,
+    # API servers and the balancer share the cores with the whole suite, and may be later than an agent's last attempt.
+    # That none fails is shown by the rig on a quiet machine (docs/failover.md).
+    stalls=0.03,
     limit=PATIENCE,
 )
 

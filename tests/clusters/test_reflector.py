@@ -459,7 +459,8 @@ async def test_waiting_for_a_list_that_does_not_come_says_why(tmp_path: Path) ->
             async with running(watch.reflector.run()):
                 with pytest.raises(Exception, match="forbidden") as caught:
                     await watch.reflector.wait_synced(0.3)
-                assert caught.value is watch.reflector.problem
+                problem = watch.reflector.problem
+                assert (type(caught.value), str(caught.value)) == (type(problem), str(problem))
         async with running(watch.reflector.run()):
             await watch.reflector.wait_synced(5.0)
         assert watch.reflector.synced

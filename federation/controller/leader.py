@@ -24,7 +24,7 @@ from federation.controller.proof.listener_check import Aim, ListenerCheck, Signe
 from federation.controller.proof.matrix import Absent, ContentReader, KnownMatrix, Participant, prove
 from federation.controller.publication.observed import ReadContent
 from federation.controller.publication.turns import Turns
-from federation.controller.reporting import rotation_without_times
+from federation.controller.reporting import MANY_CLUSTERS, rotation_without_times
 from federation.controller.rotation.cleanup import Leftovers
 from federation.controller.rotation.driver import RotationDriver, Seen
 from federation.controller.rotation.observer import Proved, awaited
@@ -64,7 +64,8 @@ PROOF_TICK: Final = 0.1
 LOOK_BACK: Final = 600.0  # seconds: while a fight over an object is remembered
 PROPOSALS_EVERY: Final = 0.5  # seconds between checks whether something was found
 ROTATION_EVERY: Final = 1.0  # seconds between two evaluations of the gates, where they cost little
-ROTATION_AT_THE_LATEST: Final = 4.0  # seconds, where they cost more
+ROTATION_AT_THE_LATEST: Final = 2.5  # seconds, where they cost more
+ROTATION_OF_MANY: Final = 4.0  # the same with more than MANY_CLUSTERS
 ROTATION_SHARE: Final = 0.03
 """Of the time that they may take: to look at 200 clusters takes some hundredths of a second."""
 
@@ -256,7 +257,9 @@ class Leader:
 
         ``took`` is how many seconds the last look did.
         """
-        pause = min(max(ROTATION_EVERY, took / ROTATION_SHARE), ROTATION_AT_THE_LATEST)
+        many = len(self._config.current.clusters) > MANY_CLUSTERS
+        latest = ROTATION_OF_MANY if many else ROTATION_AT_THE_LATEST
+        pause = min(max(ROTATION_EVERY, took / ROTATION_SHARE), latest)
         due = self._clock.monotonic() + pause
         while True:
             met = frozenset(self.rotation.rotation_store.met or ())

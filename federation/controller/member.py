@@ -52,9 +52,6 @@ HEALTH_CHECK_INTERVAL: Final = 1.0
 
 CLAIM_POLL: Final = 0.25  # seconds
 
-JOINING_CHECK: Final = 2.0
-"""Seconds between looks whether a cluster joins, or whether what kept the hub from it has ended."""
-
 SPARE_CONNECTIONS: Final = 4
 """Beside the writers: lists, token requests and the pulse must not wait for a fan-out."""
 
@@ -365,7 +362,7 @@ class Member:
         """Publish to all namespaces once this hub's mark has been in the first one for a moment."""
         while True:
             other = self._joining.left
-            await self._clock.sleep(CLAIM_POLL if self._joining.awaits_claim else JOINING_CHECK)
+            await self._clock.sleep(CLAIM_POLL if self._joining.awaits_claim else HEALTH_CHECK_INTERVAL)
             if self._joining.released() or (other and not self._joining.left):
                 self._publisher.notice_all()
                 self.readings.count.count_all()
@@ -375,4 +372,4 @@ class Member:
         while True:
             joins = self._joining.under_way
             self.readings.istio = istio_seen(await read_istio(self._session, self.config)) if joins else None
-            await self._clock.sleep(ISTIO_INTERVAL if joins else JOINING_CHECK)
+            await self._clock.sleep(ISTIO_INTERVAL if joins else HEALTH_CHECK_INTERVAL)

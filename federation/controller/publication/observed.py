@@ -36,7 +36,7 @@ from federation.kubernetes.objects import METADATA_ONLY, ObjectKey, ObjectMeta, 
 from federation.kubernetes.reflector import Change, Reflector
 from federation.kubernetes.session import SMALL_ANSWER_BYTES, ClusterSession
 
-POLL: Final = 1.0
+POLL: Final = 0.5
 SYNC_POLL: Final = 0.05
 SYNC_LIMIT: Final = 60.0
 

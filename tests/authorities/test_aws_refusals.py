@@ -173,7 +173,7 @@ async def test_an_answer_that_is_none_counts_as_issued(world: World) -> None:
 
 
 async def test_a_lost_answer_is_asked_for_again_and_issues_once(world: World) -> None:
-    async with opened(world, await world.private_ca()) as authority:
+    async with opened(world, await world.private_ca(timeout=60.0)) as authority:
         lost: list[Seen] = []
 
         def lose(call: Seen) -> bool:

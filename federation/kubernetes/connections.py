@@ -74,6 +74,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             raise Disconnected
         if permitted is not None and not permitted():
+            self.abort()  # no one keeps it from here on
             raise NotPermitted
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         self._answer = answer

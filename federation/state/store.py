@@ -143,21 +143,27 @@ async def read_many(store: StateStore, keys: Iterable[str]) -> dict[str, Stored 
     Raises StateUnavailable where the store itself fails: then nothing is known of any of them.
     """
     slots = asyncio.Semaphore(AT_ONCE)
+    failures: list[Exception] = []
 
     async def read(key: str) -> Stored | StateDamaged | None:
         async with slots:
+            if failures:
+                return None  # the others would report the same
             try:
                 return await store.read(key)
             except StateDamaged as error:
                 return error
+            except Exception as error:  # noqa: BLE001  raised below
+                failures.append(error)
+                return None
 
-    reading: dict[str, asyncio.Task[Stored | StateDamaged | None]] = {}
-    try:
-        async with asyncio.TaskGroup() as group:
-            reading = {key: group.create_task(read(key)) for key in keys}
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None  # the others report the same, or were cancelled for it
-    return {key: task.result() for key, task in reading.items()}
+    wanted = list(keys)
+    # No TaskGroup: one that fails in the moment in which it is cancelled says the former alone (Python 3.11), and who
+    # then goes on never ends: a leader that was stopped for a while, and whose Lease and reads ran out together.
+    found = await asyncio.gather(*(read(key) for key in wanted))
+    if failures:
+        raise failures[0]
+    return dict(zip(wanted, found, strict=True))
 
 
 T = TypeVar("T")

@@ -120,7 +120,10 @@ class CpuBudget:
 
 
 class _Charge:
-    """A block that is charged, by that measure and at most so many seconds. Used again for the next one."""
+    """A context manager that charges the budget with what its block takes by ``measure``; ``most`` seconds at most.
+
+    One instance serves one block after another.
+    """
 
     __slots__ = ("_began", "_budget", "_measure", "_most")
 

@@ -285,6 +285,6 @@ class ServerConnections:
         transport, _ = await asyncio.get_running_loop().create_connection(
             lambda: connection, address, self._port, ssl=tls, server_hostname=self._server_name
         )
-        if self._unacknowledged is not None:
+        if self._unacknowledged is not None and connection.usable:  # it may have ended since
             limit_unacknowledged(transport.get_extra_info("socket"), self._unacknowledged)
         return connection

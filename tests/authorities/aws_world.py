@@ -28,6 +28,9 @@ from federation.runtime.clock import SystemClock
 from tests.authorities.moto_server import moto_url
 from tests.support import pki
 
+UNHURRIED = 60.0
+"""Seconds for an answer, unless a test is about the timeout: moto shares the cores with the suite."""
+
 REGION = "eu-central-1"
 ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = (
     "AKIDDUMMYDUMMYDUMMY0",
@@ -212,7 +215,9 @@ class World:
             Certificate=_base64(self._sign(csr.public_key(), csr.subject).pem),
             CertificateChain=_base64(self.root.certificate.pem),
         )
-        return AwsPcaAuthorityConfig(name="pca", aws=self.aws, ca_arn=arn, **settings)
+        return AwsPcaAuthorityConfig(
+            name="pca", aws=self.aws, ca_arn=arn, **({"timeout": UNHURRIED} | settings)
+        )
 
     async def pending_ca(self, key_algorithm: str = "EC_prime256v1") -> str:
         """The ARN of a CA whose certificate is still missing."""
@@ -240,6 +245,7 @@ class World:
         directory.mkdir(parents=True, exist_ok=True)
         file = directory / "chain.pem"
         file.write_bytes(certificate.pem)
+        settings = {"timeout": UNHURRIED} | settings
         return AwsKmsAuthorityConfig(
             name="kms", aws=self.aws, key_id=key_id, certificate_file=file, **settings
         )

@@ -173,7 +173,7 @@ async def test_an_answer_that_is_none_counts_as_issued(world: World) -> None:
 
 
 async def test_a_lost_answer_is_asked_for_again_and_issues_once(world: World) -> None:
-    async with opened(world, await world.private_ca(timeout=60.0)) as authority:
+    async with opened(world, await world.private_ca()) as authority:
         lost: list[Seen] = []
 
         def lose(call: Seen) -> bool:
@@ -268,7 +268,7 @@ async def test_what_is_never_issued_counts_as_issued(world: World) -> None:
 async def test_accepted_but_not_to_be_had(
     world: World, code: str, kind: type[Exception], reason: str
 ) -> None:
-    async with opened(world, await world.private_ca(timeout=60.0)) as authority:
+    async with opened(world, await world.private_ca()) as authority:
         world.front.before = answering("GetCertificate", lambda _: refuse(code, "is in a failed state"))
         with pytest.raises((AuthorityError, AuthorityUnavailable)) as caught:
             await authority.issue(order())
@@ -277,7 +277,7 @@ async def test_accepted_but_not_to_be_had(
 
 
 async def test_fetching_goes_on_after_a_passing_failure(world: World) -> None:
-    async with opened(world, await world.private_ca(timeout=60.0)) as authority:
+    async with opened(world, await world.private_ca()) as authority:
         for answer in (LOST["cut"], LOST["503"], refusing("ThrottlingException", "Rate exceeded")):
             world.front.seen.clear()
             world.front.before = answering("GetCertificate", answer, 1)
@@ -287,7 +287,7 @@ async def test_fetching_goes_on_after_a_passing_failure(world: World) -> None:
 
 
 async def test_a_certificate_is_polled_for_at_most_three_times(world: World) -> None:
-    async with opened(world, await world.private_ca(timeout=60.0)) as authority:
+    async with opened(world, await world.private_ca()) as authority:
         await asyncio.gather(*(issue(world, authority) for _ in range(20)))
         asked = len(world.front.calls("IssueCertificate"))
         assert asked == 20

@@ -113,7 +113,7 @@ class Mesh:
                 else:
                     after = [step.get("state") for step in self.states[-1:]]
                     self.failures.append(f"{client} > {server} in {after}: {type(error).__name__}: {error}")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.15)
 
     @contextlib.asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:

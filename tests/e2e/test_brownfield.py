@@ -310,7 +310,7 @@ class Operator:
                     self.mesh.stage = f"{self.own.name}: {step[1]}"
                 for file in re.findall(rf"^  ({re.escape(str(directory))}/\S+)", said, re.MULTILINE):
                     await self._apply(Path(file))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(3)  # each run of the command costs a second of CPU
         raise AssertionError(f"{self.own.name} has not joined after {self.steps}; {said}")
 
     async def _apply(self, file: Path) -> None:

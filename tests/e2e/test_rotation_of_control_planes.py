@@ -82,7 +82,7 @@ class ControlPlanes:
             else:
                 self.failures += [f"{name} in {before}: {problem}" for problem in problems]
                 self.rounds[before, name] += 1
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
 
     def is_tried(self, state: str) -> bool:
         """Whether each istiod has been killed in that state, and was reached often enough."""
@@ -100,7 +100,7 @@ class ControlPlanes:
                     tried = self.is_tried(self.state)
                     if tried and self.state != wanted and view["gate"] and view["gate"]["open"]:
                         await self.box.operate("advance", reason="every istiod was killed and came back")
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.3)
 
     @contextlib.asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:

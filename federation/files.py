@@ -4,9 +4,9 @@ A disk that hangs costs one thread for each file, and an error, never the loop. 
 executor serves here: their threads are joined when the process ends, so a disk that hangs would keep a role from ever
 stopping. They are for computing, which ends by itself.
 
-Each read has a separate daemon thread, and none is begun for a file whose last read still hangs: the next one would
-hang as well. One whose caller merely gave up is waited for. A file that hangs is an OSError like any other
-that cannot be read.
+Each read has a daemon thread to itself, and none is begun for a file whose last read still hangs: the next one would
+hang as well. One whose caller merely gave up is waited for. A file that hangs is an OSError like any other that cannot
+be read. A thread whose call has ended takes the next one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
 from federation.core.errors import MORE_FILES
@@ -42,6 +44,66 @@ MAX_THREADS: Final = 16
 """Calls under way at once; the others wait. Where all of them hang, that disk is given no more threads."""
 
 
+IDLE: Final = "idle-io"
+"""The name of threads without a call."""
+
+IDLE_SECONDS: Final = 30.0
+"""How long a thread waits for its next call: longer than the ten seconds between two readings of a kubeconfig."""
+
+MOST_IDLE: Final = 8
+
+
+class _Worker:
+    """A daemon thread that takes one call after the other.
+
+    To start a thread holds the loop up until it runs, on a busy machine for a millisecond; to wake one does not.
+    """
+
+    def __init__(self, idle: list[_Worker]) -> None:
+        """``idle`` has those that wait for a call. Raises RuntimeError where no thread can be started."""
+        self._idle = idle
+        self._calls: SimpleQueue[tuple[str, Callable[[], None]]] = SimpleQueue()
+        threading.Thread(target=self._work, name=IDLE, daemon=True).start()
+
+    def take(self, name: str, call: Callable[[], None]) -> None:
+        """Run a call that raises nothing, under that name."""
+        self._calls.put((name, call))
+
+    def _work(self) -> None:
+        thread = threading.current_thread()
+        while True:
+            try:
+                thread.name, call = self._calls.get(timeout=IDLE_SECONDS)
+            except Empty:
+                try:
+                    self._idle.remove(self)
+                except ValueError:
+                    continue  # it was chosen at this moment: its call comes
+                return
+            call()
+            del call  # and what it holds
+            thread.name = IDLE
+            if len(self._idle) >= MOST_IDLE:
+                return
+            self._idle.append(self)
+
+
+@cache
+def _idle_workers(process: int) -> list[_Worker]:
+    """Those of this process: a fork has none of its parent's threads."""
+    del process
+    return []
+
+
+def _run_in_thread(name: str, call: Callable[[], None]) -> None:
+    idle = _idle_workers(os.getpid())
+    try:
+        worker = idle.pop()
+    except IndexError:
+        worker = _Worker(idle)
+    worker.take(name, call)
+
+
 class Abandoned:
     """Whether the caller has stopped waiting for the thread of its call. Checked before anything is changed."""
 
@@ -57,7 +119,7 @@ class Abandoned:
 
 
 class BlockingCalls:
-    """Runs functions in separate daemon threads, each with a time limit in seconds; ``name`` is theirs."""
+    """Runs functions in daemon threads, each in its own and with a time limit in seconds; ``name`` is the threads'."""
 
     def __init__(self, *, timeout: float, name: str) -> None:
         self._name = name
@@ -105,7 +167,7 @@ class BlockingCalls:
                 loop.call_soon_threadsafe(settle, give)
 
         try:
-            threading.Thread(target=run, name=self._name, daemon=True).start()
+            _run_in_thread(self._name, run)
         except RuntimeError as error:
             self._slots.release()
             raise OSError(errno.EAGAIN, f"no thread can be started: {error}") from error

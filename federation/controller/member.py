@@ -96,6 +96,7 @@ class Member:
         )
         self._health_check = HealthCheck(session, timeout=config.timeouts.request, clock=around.clock)
         self._was_fresh = False
+        self._joins = asyncio.Event()
         publication = around.publication
         self._joining = Joining(
             str(config.name),
@@ -258,8 +259,7 @@ class Member:
                 member._istiod.run,
                 member._webhooks.run,
                 member._beat,
-                member._read_istio_again,
-                member._claim,
+                member._read_istio,
             ]
             if member._bundle.enabled:
                 works.append(member._bundle.run)
@@ -333,43 +333,49 @@ class Member:
         self._around.changed()
 
     async def _beat(self) -> None:
+        """Look every second, and four times a second whether namespaces need not wait for the hub's mark any more."""
+        while True:
+            await self._look()
+            due = self._clock.monotonic() + HEALTH_CHECK_INTERVAL
+            while self._clock.monotonic() < due:
+                left = self._joining.left
+                await self._clock.sleep(CLAIM_POLL if self._joining.awaits_claim else HEALTH_CHECK_INTERVAL)
+                if self._joining.released() or (left and not self._joining.left):
+                    self._publisher.notice_all()
+                    self.readings.count.count_all()
+
+    async def _look(self) -> None:
         """Follow whether the cluster is there, and be quick when it comes back."""
-        while True:
-            fresh = self._watch.fresh
-            if fresh and not self._was_fresh:
-                self._publisher.resume()
-                self.readings.count.count_all()
-            if fresh != self._was_fresh:
-                self._around.changed()
-            if self._joining.memory_changed():
-                self._publisher.notice_all()
-                self.readings.count.count_all()
-            if late := self._joining.overdue():
-                self._publisher.check_again(late)
-                self.readings.count.count_all()
-            self._was_fresh = fresh
-            # A watch may be back before the next pulse: what the pulse said last must not outlive that.
-            troubled = not fresh or self._publisher.tally.cluster_problem
-            if (troubled or self._health_check.due) and await self._health_check.check():
-                self._watch.renew()
-                self._publisher.resume()
-                self._bundle.renew()
-                self._istiod.renew()
-            self._bundle.note_release(self._health_check.version)
-            await self._clock.sleep(HEALTH_CHECK_INTERVAL)
+        fresh = self._watch.fresh
+        if fresh and not self._was_fresh:
+            self._publisher.resume()
+            self.readings.count.count_all()
+        if fresh != self._was_fresh:
+            self._around.changed()
+        if self._joining.memory_changed():
+            self._publisher.notice_all()
+            self.readings.count.count_all()
+        if late := self._joining.overdue():
+            self._publisher.check_again(late)
+            self.readings.count.count_all()
+        if self._joining.under_way:
+            self._joins.set()
+        self._was_fresh = fresh
+        # A watch may be back before the next pulse: what the pulse said last must not outlive that.
+        troubled = not fresh or self._publisher.tally.cluster_problem
+        if (troubled or self._health_check.due) and await self._health_check.check():
+            self._watch.renew()
+            self._publisher.resume()
+            self._bundle.renew()
+            self._istiod.renew()
+        self._bundle.note_release(self._health_check.version)
 
-    async def _claim(self) -> None:
-        """Publish to all namespaces once this hub's mark has been in the first one for a moment."""
+    async def _read_istio(self) -> None:
+        """Read what a cluster has set in its Istio, again and again while it joins."""
         while True:
-            other = self._joining.left
-            await self._clock.sleep(CLAIM_POLL if self._joining.awaits_claim else HEALTH_CHECK_INTERVAL)
-            if self._joining.released() or (other and not self._joining.left):
-                self._publisher.notice_all()
-                self.readings.count.count_all()
-
-    async def _read_istio_again(self) -> None:
-        """Read what a cluster that joins has set in its Istio."""
-        while True:
-            joins = self._joining.under_way
-            self.readings.istio = istio_seen(await read_istio(self._session, self.config)) if joins else None
-            await self._clock.sleep(ISTIO_INTERVAL if joins else HEALTH_CHECK_INTERVAL)
+            await self._joins.wait()
+            while self._joining.under_way:
+                self.readings.istio = istio_seen(await read_istio(self._session, self.config))
+                await self._clock.sleep(ISTIO_INTERVAL)
+            self._joins.clear()
+            self.readings.istio = None

@@ -75,6 +75,32 @@ async def test_a_hanging_file_is_reported_to_every_reader_and_costs_one_thread(f
     assert threads() == before + 1
 
 
+async def test_a_thread_whose_call_has_ended_takes_the_next_one(tmp_path: Path) -> None:
+    own = Reading(timeout=PATIENCE)
+    used = set()
+    for number in range(50):
+        used.add(await own.read(f"file {number}", threading.get_ident))
+        await eventually(lambda: threads() == 0)  # it has come back
+    assert len(used) <= files.MOST_IDLE
+
+
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    """It has none of its parent's, which would never take a call."""
+    program = """
+import asyncio, os, threading
+from federation.files import Reading
+def read():
+    return asyncio.run(Reading(timeout=60).read("a file", lambda: "content"))
+assert read() == "content"
+pid = os.fork()
+if not pid:
+    os._exit(0 if read() == "content" else 1)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 async def test_both_files_of_a_local_pair_are_one_read(file: HangingFile) -> None:
     before = threads()
     pair = PairOfFiles(LocalAuthorityConfig(name="local", certificate_file=file.path, key_file=file.path))

@@ -331,7 +331,9 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
     give_own_ca(two, "west", own, "default", "kube-system")
     async with two.controller():
         report = await two.until(lambda r: r.clusters["west"].reason == "joining" and bool(r.proposals))
-        report = await two.until(lambda r: r.clusters["west"].publication.joining == 2)
+        report = await two.until(
+            lambda r: r.clusters["west"].publication.joining == 2 and r.clusters["east"].state == "ready"
+        )
         await eventually(lambda: two.observed("west", "federation-system") == root().pem.decode())
         (proposal,) = report.proposals
         assert (proposal.sha256, proposal.cluster, proposal.pem) == (
@@ -345,7 +347,6 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
         assert "federation clusters join west --accept" in west.remedy
         assert (west.publication.generation, west.publication.joining) == (0, 2)
         assert any(problem.startswith("default: ") for problem in west.publication.problems)
-        assert report.clusters["east"].state == "ready"
         report = await two.until(lambda r: "a CA of its own" in r.matrix.reasons.get("east>west", ""))
         assert report.matrix.rows == ["-?", "?-"]
         assert (await operate(two, "takeover", cluster="west")).outcome == "refused", "it is not accepted"

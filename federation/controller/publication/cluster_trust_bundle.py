@@ -316,6 +316,8 @@ def with_bundle(
 
 
 TICK: Final = 0.5
+"""Seconds between two looks whether there is anything to do, where something is not as it should be; else LOOK."""
+
 LOOK: Final = 1.0
 """Seconds between two looks at the state, where the watch shows no change: time and other things may change it."""
 
@@ -495,7 +497,8 @@ class TrustBundlePublisher:
         try:
             while True:
                 await self._step()
-                await self._clock.sleep(TICK)
+                at_rest = self._readable and self._unconfirmed is None and not self._news
+                await self._clock.sleep(LOOK if at_rest else TICK)
         finally:
             await self._stop()
 

@@ -77,6 +77,9 @@ TICK_SETTLED: Final = 0.5
 """Seconds between two looks whether the watch shows a change of one that is. Every wait that ends takes some ten
 microseconds, which at rest are most of what 200 clusters cost."""
 
+ADJUST_SETTLED: Final = 1.0
+"""Seconds between two looks whether its namespace is still there, and the watches run."""
+
 TICKS_SETTLED: Final = 2
 """How many of these pass between two looks at the Secret itself, which takes some part of a millisecond."""
 
@@ -198,7 +201,7 @@ class SecretWatch:
         try:
             while True:
                 await self._adjust()
-                await self._clock.sleep(TICK if self._secrets is None else TICK_SETTLED)
+                await self._clock.sleep(TICK if self._secrets is None else ADJUST_SETTLED)
         finally:
             await self._stop_all()
 

@@ -48,7 +48,7 @@ from federation.core.documents.keys import CONTROLLERS, StateDamaged
 from federation.core.documents.trust import Dismissal, Proposal
 from federation.core.errors import FederationError, StateUnavailable
 from federation.core.identity import ClusterName, HubIdentity
-from federation.core.rotation.effects import signing_directives
+from federation.core.rotation.effects import SigningDirectives, signing_directives
 from federation.core.rotation.record import RotationRecord
 from federation.core.rotation.world import ClusterFacts
 from federation.kubernetes.budget import Budgets
@@ -66,7 +66,7 @@ PROPOSALS_EVERY: Final = 0.5  # seconds between checks whether something was fou
 ROTATION_EVERY: Final = 1.0  # seconds between two evaluations of the gates, where they cost little
 ROTATION_AT_THE_LATEST: Final = 2.5  # seconds, where they cost more
 ROTATION_OF_MANY: Final = 4.0  # the same with more than MANY_CLUSTERS
-ROTATION_SHARE: Final = 0.03
+ROTATION_SHARE: Final = 0.02
 """Of the time that they may take: to look at 200 clusters takes some hundredths of a second."""
 
 FIRST_POLL: Final = 0.2  # seconds between checks whether there is a new cluster
@@ -130,6 +130,7 @@ class Leader:
         self._proved_with: dict[str, frozenset[str]] = {}  # the contents of each cluster, by SHA-256
         self._known_matrix = KnownMatrix()
         self._updating = asyncio.Lock()
+        self._given: tuple[RotationRecord, SigningDirectives] | None = None
         self.rotation = RotationDriver(store, clock, lambda: leadership.leading, mac, dismiss=self._dismiss)
         self._leftovers = Leftovers(store, clock, lambda: leadership.leading)
         self.sources = TrustSources(
@@ -199,7 +200,7 @@ class Leader:
             publication=config.controller.publication,
             trust_domain=config.trust_domain,
             trust=self.trust,
-            directives=lambda: signing_directives(self.rotation.record),
+            directives=self._directives,
             listener=self._listener,
             allowed=lambda: self._leadership.leading,
             leaf_ttl=lambda: self._config.current.controller.proof.leaf_ttl,
@@ -217,6 +218,13 @@ class Leader:
             awaited=lambda name: awaited(self.rotation.joining, name),
         )
         return self._open_member(cluster, around)
+
+    def _directives(self) -> SigningDirectives:
+        """What follows from the record, put together once for each: all members look at it every second."""
+        record = self.rotation.record
+        if self._given is None or self._given[0] is not record:
+            self._given = record, signing_directives(record)
+        return self._given[1]
 
     async def _watch_leadership(self) -> None:
         while self._leadership.leading:

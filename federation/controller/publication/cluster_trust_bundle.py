@@ -497,10 +497,14 @@ class TrustBundlePublisher:
         try:
             while True:
                 await self._step()
-                at_rest = self._readable and self._unconfirmed is None and not self._news
-                await self._clock.sleep(LOOK if at_rest else TICK)
+                await self._clock.sleep(LOOK if self._is_settled else TICK)
         finally:
             await self._stop()
+
+    @property
+    def _is_settled(self) -> bool:
+        watched = self._reflector is None or self._readable
+        return watched and self._target is not None and self._unconfirmed is None and not self._news
 
     @property
     def _readable(self) -> bool:

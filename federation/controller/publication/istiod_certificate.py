@@ -73,15 +73,9 @@ _logger = logging.getLogger(__name__)
 TICK: Final = 0.25
 """Seconds between two looks at a Secret that is not as it should be."""
 
-TICK_SETTLED: Final = 0.5
-"""Seconds between two looks whether the watch shows a change of one that is. Every wait that ends takes some ten
-microseconds, which at rest are most of what 200 clusters cost."""
-
-ADJUST_SETTLED: Final = 1.0
-"""Seconds between two looks whether its namespace is still there, and the watches run."""
-
-TICKS_SETTLED: Final = 2
-"""How many of these pass between two looks at the Secret itself, which takes some part of a millisecond."""
+TICK_SETTLED: Final = 1.0
+"""The same for one that is, and between two looks whether its namespace is still there. Every wait that ends takes some
+ten microseconds, which at rest are most of what 200 clusters cost."""
 
 LONGEST_WATCH_BACKOFF: Final = 5.0
 """Seconds between attempts at a Secret that may not be watched: istiod may be waiting for it."""
@@ -201,7 +195,7 @@ class SecretWatch:
         try:
             while True:
                 await self._adjust()
-                await self._clock.sleep(TICK if self._secrets is None else ADJUST_SETTLED)
+                await self._clock.sleep(TICK if self._secrets is None else TICK_SETTLED)
         finally:
             await self._stop_all()
 
@@ -394,7 +388,6 @@ class _SecretPublisher:
         self._contention = Contention()
         self._restoring = False
         self._is_settled = False  # at the last look
-        self._news = False  # since then, by the watch
         self._problem: FederationError | None = None
         self._restored = 0
 
@@ -418,18 +411,13 @@ class _SecretPublisher:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch.run())
             while True:
-                self._news = False
                 await self._check()
-                for _ in range(TICKS_SETTLED if self._is_settled else 1):
-                    await self._clock.sleep(TICK_SETTLED if self._is_settled else TICK)
-                    if self._news:
-                        break
+                await self._clock.sleep(TICK_SETTLED if self._is_settled else TICK)
 
     # What there is to do
 
     def _noticed(self, old: ObservedSecret | None, new: ObservedSecret | None) -> None:
         """The watch shows a change."""
-        self._news = True
         now = self._clock.monotonic()
         if new is not None:
             self._contention.seen(new.writers, now)

@@ -36,7 +36,6 @@ from federation.kubernetes.objects import METADATA_ONLY, ObjectKey, ObjectMeta, 
 from federation.kubernetes.reflector import Change, Reflector
 from federation.kubernetes.session import SMALL_ANSWER_BYTES, ClusterSession
 
-POLL: Final = 0.5
 SYNC_POLL: Final = 0.05
 SYNC_LIMIT: Final = 60.0
 
@@ -50,9 +49,17 @@ CONFIG_MAPS: Final = "/api/v1/configmaps"
 class _Pair:
     """Both reflectors, running from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, namespaces: Reflector[ObjectMeta], config_maps: Reflector[ObservedConfigMap]) -> None:
+    def __init__(
+        self,
+        namespaces: Reflector[ObjectMeta],
+        config_maps: Reflector[ObservedConfigMap],
+        *,
+        failed: Callable[[], None],
+    ) -> None:
+        """``failed`` is called where one of them ends by itself."""
         self.namespaces = namespaces
         self.config_maps = config_maps
+        self._failed = failed
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -64,6 +71,12 @@ class _Pair:
             asyncio.create_task(self.namespaces.run()),
             asyncio.create_task(self.config_maps.run()),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._failed()
 
     def check(self) -> None:
         """A reflector survives every failure of its cluster; what ends it is a bug, which is raised here."""
@@ -158,10 +171,20 @@ class ClusterWatch:
 
     async def _until_due(self) -> None:
         self._kick.clear()
-        due = self._clock.monotonic() + self._publication.resync * self._jitter.uniform(0.9, 1.1)
-        while self._clock.monotonic() < due and not self._kick.is_set():
-            self._pair.check()
-            await self._clock.sleep(POLL)
+        self._pair.check()
+        alarm = asyncio.create_task(
+            self._kick_after(self._publication.resync * self._jitter.uniform(0.9, 1.1))
+        )
+        try:
+            await self._kick.wait()
+        finally:
+            alarm.cancel()
+            await asyncio.gather(alarm, return_exceptions=True)
+        self._pair.check()
+
+    async def _kick_after(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._kick.set()
 
     async def _synced_in_time(self, pair: _Pair) -> bool:
         deadline = self._clock.monotonic() + SYNC_LIMIT
@@ -232,6 +255,7 @@ class ClusterWatch:
                     on_change=on_config_map,
                     most=MOST_NAMESPACES,
                 ),
+                failed=self._kick.set,
             )
         )
         return pair[0]

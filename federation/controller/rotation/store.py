@@ -83,6 +83,7 @@ class RotationStore:
         self.record = RotationRecord()
         self.arrivals: Arrivals | None = None
         """As it was last read or written; None before."""
+        self._memories: tuple[Arrivals | None, dict[str, JoiningMemory]] = None, {}
         self.ahead: dict[str, int] = {}
         """Clusters that have a later generation (its number) than the state knows: they get no certificates."""
 
@@ -201,14 +202,20 @@ class RotationStore:
 
     def remembered(self, cluster: str) -> JoiningMemory | None:
         """What is persisted of how that cluster joined; None before anything was read."""
-        if self.arrivals is None:
+        arrivals = self.arrivals
+        if arrivals is None:
             return None
-        return JoiningMemory(
-            joined=cluster in self.arrivals.joined,
-            own=frozenset(self.arrivals.own.get(cluster, ())),
-            issuing=self.arrivals.taken_over(cluster) is None,
-            trust_bundle=cluster in self.arrivals.trust_bundles,
-        )
+        if self._memories[0] is not arrivals:
+            self._memories = arrivals, {}
+        memories = self._memories[1]
+        if cluster not in memories:  # members ask several times a second
+            memories[cluster] = JoiningMemory(
+                joined=cluster in arrivals.joined,
+                own=frozenset(arrivals.own.get(cluster, ())),
+                issuing=arrivals.taken_over(cluster) is None,
+                trust_bundle=cluster in arrivals.trust_bundles,
+            )
+        return memories[cluster]
 
     async def takeovers(self, clusters: Iterable[str], now: float) -> dict[str, float]:
         """Since when the hub issues for each of these clusters, remembering those that are new."""
@@ -299,7 +306,8 @@ class RotationStore:
                 await self._store.write(TAKEOVERS, data, create=True)
             else:
                 await self._store.write(TAKEOVERS, data, expected=stored.version)
-        self.arrivals = after
+        if after != self.arrivals:  # else what was derived from it holds
+            self.arrivals = after
         return after
 
 

@@ -50,8 +50,13 @@ from federation.signer.policy import check_policy, check_reserved, impersonate
 from federation.signer.registry import Registered, Registry, Routing
 from federation.signer.revalidation import Delivery, Superseded, require_directed
 
-ATTEMPTS: Final = 3
-"""At a leaf that is superseded while it is made: one for directives that change, one for a generation beside them."""
+PAUSES: Final = (0.0, 0.0, 0.25, 0.5, 0.75)
+"""Seconds before each further attempt at a leaf that is superseded while it is made: the first is for directives that
+change, the second for a generation beside them. The others are for a generation that has an anchor which was pinned a
+moment ago: this signer takes it up once it has read its own configuration, which it does twice a second."""
+
+LASTING: Final = 5.0
+"""Seconds for which every leaf was superseded, after which callers do not wait for another attempt any more."""
 
 ISTIOD_PROFILE: Final = LeafProfile.SERVING
 """istiod serves XDS and webhooks with it and is no one's client: its key must not open a workload's connection."""
@@ -115,6 +120,9 @@ class Issuance:
         self._clock = clock
         self._random_bytes = random_bytes
         self._reader = TokenReader()
+        self._superseded_since: float | None = (
+            None  # no leaf was delivered since then (by the monotonic clock)
+        )
 
     async def issue(
         self, evidence: TokenEvidence, request: SigningRequest, call_slot: CallSlot
@@ -137,12 +145,25 @@ class Issuance:
             member, attestor, caller = await self._attest(evidence, call_slot, call)
             # 2. and 3. Policy and request: what that cluster lets the caller have, and a CSR that holds nothing more.
             verified = await self._permit(member, attestor, caller, request, call_slot.peer)
-            for _ in range(ATTEMPTS - 1):
-                try:
-                    return await self._attempt(verified)
-                except Superseded:  # what it was made by changed meanwhile: make it by what is in force now
-                    continue
-            return await self._attempt(verified)
+            return await self._attempt_again(verified)
+
+    async def _attempt_again(self, verified: VerifiedRequest) -> list[bytes]:
+        """As :meth:`_attempt`, made anew by what is in force now where that changed meanwhile."""
+        for pause in PAUSES:
+            try:
+                reply = await self._attempt(verified)
+            except Superseded:
+                now = self._clock.monotonic()
+                if self._superseded_since is None:
+                    self._superseded_since = now
+                if pause:
+                    if now - self._superseded_since > LASTING:
+                        raise
+                    await self._clock.sleep(pause)
+            else:
+                self._superseded_since = None
+                return reply
+        return await self._attempt(verified)
 
     async def _permit(
         self,

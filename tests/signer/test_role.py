@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from datetime import timedelta
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from federation.core.documents.signer import SignerReport
 from federation.core.pki.keys import KeyKind
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.signer import issuance
 from federation.signer.listeners.tls import ServingPair
 from federation_sandbox.apiserver.faults import Delay
 from tests.signer.running_signer import (
@@ -317,6 +320,31 @@ async def test_the_listeners_certificate_is_renewed_in_place(tmp_path: Path) -> 
             assert standing.get_state() is grpc.ChannelConnectivity.READY
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
         assert await shown_certificate(hub) == hub.serving[0].der
+
+
+async def test_a_call_waits_for_a_generation_whose_anchor_was_pinned_a_moment_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller has read the configuration and published; this signer reads it a moment later."""
+    waits = asyncio.Event()
+
+    class Pauses:
+        def __iter__(self) -> Iterator[float]:
+            yield 0.0
+            waits.set()
+            yield from repeat(0.25)  # on a busy machine a moment is long
+
+    monkeypatch.setattr(issuance, "PAUSES", Pauses())
+    monkeypatch.setattr(issuance, "LASTING", PATIENCE)
+    added = authority("b")
+    async with running_signer(tmp_path) as hub:
+        await hub.publish(hub.ca, added)
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(hub.ask("east", hub.pod("east")))
+            await asyncio.wait_for(waits.wait(), PATIENCE)
+            hub.pins.append(added)
+            await hub.reconfigure()
+        assert asked.result().code is grpc.StatusCode.OK
 
 
 async def listens(hub: RunningSigner) -> bool:

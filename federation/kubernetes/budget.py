@@ -35,7 +35,7 @@ WORTH_REPORTING: Final = 1.0
 BRIEF_BYTES: Final = 16 * 1024
 """Of a piece that is taken apart in less than :data:`BRIEF`, whatever it says."""
 
-BRIEF: Final = 0.005
+BRIEF: Final = 0.001
 """Seconds that such a piece is charged with at the most."""
 
 

@@ -82,7 +82,7 @@ async def test_small_pieces_are_charged_by_the_time_that_passes_within_a_bound()
             passed.used += went_by
         return budget.due() or 0.0
 
-    assert charged(BRIEF_BYTES, used=0.0, went_by=0.003) == pytest.approx(0.003)
+    assert charged(BRIEF_BYTES, used=0.0, went_by=0.0003) == pytest.approx(0.0003)
     assert charged(BRIEF_BYTES, used=0.0, went_by=30.0) == pytest.approx(BRIEF)
     assert charged(BRIEF_BYTES + 1, used=0.2, went_by=30.0) == pytest.approx(0.2)
     assert charged(None, used=0.2, went_by=30.0) == pytest.approx(0.2)

@@ -1,6 +1,6 @@
 """The hub's chart: what Helm renders of it, and the Kustomize base that is made of that rendering.
 
-``FEDERATION_HELM=PATH python -m tests.manifests.chart`` writes ``manifests/hub`` anew. Nothing but Helm knows what its
+``FEDERATION_HELM=PATH python -m tests.manifests.chart`` writes ``manifests/hub`` and ``manifests/discovery`` anew. Nothing but Helm knows what its
 templates mean, so without one the base is compared with the digests of what it was made of, which ``sha256sum --check``
 reads, too.
 """
@@ -26,9 +26,16 @@ BASE_VALUES = CHART / "ci" / "kustomize-values.yaml"
 DIGESTS = BASE / "chart.sha256"
 NAMESPACE = "federation-system"
 HELM = os.environ.get("FEDERATION_HELM", "")
+HEAD = "# Made of charts/federation-hub/templates/{} by `python -m tests.manifests.chart`: change that.\n"
 SOURCE = re.compile(r"^# Source: federation-hub/templates/(\S+)\n", re.MULTILINE)
 BY_HAND = {"kustomization.yaml", DIGESTS.name}
 """What is in the base and is not rendered."""
+DISCOVERY = MANIFESTS / "discovery"
+DISCOVERED = {
+    "istio-secrets.yaml": "discovery.istioSecrets={istio-system}",
+    "cluster-profiles.yaml": "discovery.clusterProfiles={fleet}",
+}
+"""What each file there is rendered with, of the template that grants the rights to look for clusters."""
 CONFIGURATION = "configuration.yaml"
 """Whose object a generator of Kustomize makes of ``config/clusters.toml``, so that an overlay can replace it."""
 
@@ -65,9 +72,17 @@ def base_files() -> dict[str, str]:
     """The files of the Kustomize base by their path in it, as Helm renders them now."""
     files = rendered_files("--values", BASE_VALUES)
     (configuration,) = yaml.safe_load_all(files.pop(CONFIGURATION))
-    head = "# Made of charts/federation-hub/templates/{} by `python -m tests.manifests.chart`: change that.\n"
-    made = {name: head.format(name) + text for name, text in files.items()}
+    made = {name: HEAD.format(name) + text for name, text in files.items()}
     return made | {f"config/{name}": text for name, text in configuration["data"].items()}
+
+
+def discovery_files() -> dict[str, str]:
+    """The same of the rights to look for clusters, a file for each kind of source."""
+    return {
+        name: HEAD.format("discovery.yaml")
+        + rendered_files("--values", BASE_VALUES, "--set", value)["discovery.yaml"]
+        for name, value in DISCOVERED.items()
+    }
 
 
 def rendered_from() -> list[Path]:
@@ -83,7 +98,7 @@ def made() -> list[Path]:
 
 def digests() -> str:
     """The digests of both, as sha256sum writes them."""
-    paths = [*rendered_from(), *made()]
+    paths = [*rendered_from(), *made(), *(DISCOVERY / name for name in sorted(DISCOVERED))]
     return "".join(f"{sha256(path.read_bytes()).hexdigest()}  {path.relative_to(ROOT)}\n" for path in paths)
 
 
@@ -94,6 +109,8 @@ def write() -> None:
             path.unlink()
     for name, text in files.items():
         (BASE / name).write_text(text, "utf-8")
+    for name, text in discovery_files().items():
+        (DISCOVERY / name).write_text(text, "utf-8")
     DIGESTS.write_text(digests(), "utf-8")
 
 

@@ -51,6 +51,13 @@ def test_the_base_has_every_rendered_file_and_no_other() -> None:
         assert path.suffix == ".toml" or (source and (ROOT / source[1]).is_file()), path
 
 
+def test_the_rights_of_discovery_are_a_file_for_each_kind_of_source() -> None:
+    kustomization = chart.values(chart.DISCOVERY / "kustomization.yaml")
+
+    assert set(kustomization["resources"]) == set(chart.DISCOVERED)
+    assert {path.name for path in chart.DISCOVERY.iterdir()} == {*chart.DISCOVERED, "kustomization.yaml"}
+
+
 def test_the_pages_are_those_of_the_values() -> None:
     page = chart_pages.PAGE.read_text("utf-8")
 

@@ -64,6 +64,8 @@ def test_the_base_is_rendered_from_the_chart_of_today() -> None:
 
     assert set(files) == {str(path.relative_to(chart.BASE)) for path in chart.made()}
     assert {name: (chart.BASE / name).read_text("utf-8") for name in files} == files
+    files = chart.discovery_files()
+    assert {name: (chart.DISCOVERY / name).read_text("utf-8") for name in files} == files
 
 
 @pytest.mark.parametrize("each", CHOICES, ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
 TREES = [
     *(".", "hub", "member", "member/guard", "member/guard-every-writer", "volume", "in-cluster", "openshift"),
+    "discovery",
 ]
 ROLES = ("signer", "controller")
 

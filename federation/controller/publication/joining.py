@@ -288,8 +288,7 @@ class Joining:
     @property
     def claims(self) -> bool:
         """Whether this hub's mark still has to be in the first namespace for a moment, where it can be written."""
-        first = self._first
-        if not self._hub.id or self._defends or not first:
+        if not self._hub.id or self._defends or not (first := self._first):
             return False
         observed, since = self._in_first.get(first, (None, 0.0))
         now = self._clock.monotonic()
@@ -356,7 +355,7 @@ class Joining:
         """Whether nothing is to be written there for now, for one reason or the other."""
         if self.keeps(namespace, observed) or self.yields(namespace, observed):
             return True
-        if namespace != self._first and self.claims:
+        if self.claims and namespace != self._first:
             self.awaits_claim = True
             return True
         return False
@@ -374,10 +373,10 @@ class Joining:
     def must_claim(self, namespace: str, observed: ObservedConfigMap | None) -> bool:
         """Whether the mark has to be won before anything is written: in the first namespace, where there is none."""
         return (
-            namespace == self._first
-            and bool(self._hub.id)
+            bool(self._hub.id)
             and not self._defends
             and not (observed is not None and observed.hub)
+            and namespace == self._first
         )
 
     def claim_lost(self) -> None:

@@ -1,8 +1,8 @@
 """The hub's chart: what Helm renders of it, and the Kustomize base that is made of that rendering.
 
-``FEDERATION_HELM=PATH python -m tests.manifests.chart`` writes ``manifests/hub`` and ``manifests/discovery`` anew. Nothing but Helm knows what its
-templates mean, so without one the base is compared with the digests of what it was made of, which ``sha256sum --check``
-reads, too.
+``FEDERATION_HELM=PATH python -m tests.manifests.chart`` writes ``manifests/hub`` and ``manifests/discovery`` anew.
+Nothing but Helm knows what its templates mean, so without one the base is compared with the digests of what it was made
+of, which ``sha256sum --check`` reads, too.
 """
 
 from __future__ import annotations

@@ -362,7 +362,7 @@ def connection_view(snapshot: Snapshot, name: str) -> ConnectionView:
         remedy=seen.remedy,
         since=seen.since,
         version=seen.version,
-        clock_skew=finite(seen.clock_skew),
+        clock_skew=round(finite(seen.clock_skew), 3),
     )
 
 
@@ -427,7 +427,7 @@ def publication_view(snapshot: Snapshot, cluster: ClusterConfig) -> PublicationV
         writes=report.writes,
         restored=report.restored,
         generation=report.generation,
-        lag=finite(report.lag),
+        lag=round(finite(report.lag), 3),
         read_back=report.read_back,
         problems=report.problems,
         other_writers=report.other_writers,

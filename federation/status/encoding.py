@@ -20,13 +20,18 @@ from federation.core.clock import DATE_TIME
 T = TypeVar("T")
 Conversion = Callable[[Any], Any]
 
-_MICROSECOND: Final = 1e-6  # less than what RFC 3339 is written with would be read as 0, which is not known
+_MILLISECOND: Final = 1e-3  # less would be written as the epoch, and read as 0, which is not known
 _LAST_INSTANT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 def instant(seconds: float) -> datetime | None:
-    """Seconds since the epoch as an aware datetime; None for 0 (not known) and for what no calendar holds."""
-    return datetime.fromtimestamp(seconds, UTC) if _MICROSECOND <= seconds <= _LAST_INSTANT else None
+    """Seconds since the epoch as an aware datetime; None for 0 (not known) and for what no calendar holds.
+
+    To the millisecond: what is finer says nothing, and does not compress.
+    """
+    return (
+        datetime.fromtimestamp(round(seconds, 3), UTC) if _MILLISECOND <= seconds <= _LAST_INSTANT else None
+    )
 
 
 def encode_answer(answer: object) -> bytes:

@@ -175,6 +175,11 @@ class Leader:
         finally:
             await self._listener.close()
 
+    @property
+    def leads(self) -> bool:
+        """Whether no other process can lead at this moment."""
+        return self._leadership.leading
+
     def _registered(self) -> list[RegisteredCluster]:
         """The clusters of the configuration, as they are reached now."""
         found = []

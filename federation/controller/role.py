@@ -89,8 +89,8 @@ class ControllerRole:
 
     @property
     def leads(self) -> bool:
-        """Whether this controller leads now."""
-        return self._leader is not None
+        """Whether this controller leads now: not where it has lost its leadership, and its work is still ending."""
+        return self._leader is not None and self._leader.leads
 
     def report(self) -> ControllerReport:
         """What this controller sees now."""

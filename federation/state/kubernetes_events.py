@@ -25,7 +25,7 @@ import msgspec
 
 from federation.core.clock import Clock
 from federation.core.documents.keys import CURRENT, ROTATION
-from federation.core.errors import ClusterConflict, ClusterError, ClusterNotFound
+from federation.core.errors import ClusterConflict, ClusterError, ClusterNotFound, ClusterWithheld
 from federation.kubernetes.objects import METADATA_ONLY
 from federation.state.kubernetes_documents import KubernetesApi
 from federation.state.kubernetes_store import object_name
@@ -118,14 +118,19 @@ class EventWriter:
     _counted_at: float | None = None
     _problem: str = ""
 
-    async def write(self, event: StateEvent) -> None:
-        """Write it, or count that it was not; raises nothing that a cluster could cause."""
+    async def write(self, event: StateEvent, *, permitted: Callable[[], bool]) -> None:
+        """Write it, or count that it was not; raises nothing that a cluster could cause.
+
+        ``permitted`` says whether this process may still write, and is asked where a request is sent.
+        """
         if not self._take():
             self.counts.dropped += 1
             return
         try:
             async with asyncio.timeout(TIMEOUT):
-                await self._write(event)
+                await self._write(event, permitted)
+        except ClusterWithheld:
+            self.counts.dropped += 1
         except (ClusterError, TimeoutError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             self.counts.failed += 1
             problem = f"{type(error).__name__}: {error}"
@@ -151,23 +156,28 @@ class EventWriter:
         self._left -= 1
         return True
 
-    async def _write(self, event: StateEvent) -> None:
+    async def _write(self, event: StateEvent, permitted: Callable[[], bool]) -> None:
         same = (event.about, event.reason, event.of)
         known = self._known.get(same)
-        if known is None or self.clock.monotonic() - known.at > AGAIN or not await self._again(known, event):
-            known = _Written(await self._create(event), 1, self.clock.monotonic())
+        is_old = known is not None and self.clock.monotonic() - known.at > AGAIN
+        if known is None or is_old or not await self._again(known, event, permitted):
+            known = _Written(await self._create(event, permitted), 1, self.clock.monotonic())
         self._known[same] = known
         self._known.move_to_end(same)
         while len(self._known) > MOST_REMEMBERED:
             self._known.popitem(last=False)
 
-    async def _again(self, known: _Written, event: StateEvent) -> bool:
+    async def _again(self, known: _Written, event: StateEvent, permitted: Callable[[], bool]) -> bool:
         """Count it in the Event that is there; False where that has ended."""
         change = {"count": known.count + 1, "lastTimestamp": self._now(), "message": event.note[:MOST_NOTE]}
         path = f"{self._events}/{known.name}"
         try:
             await self.api.request(
-                "PATCH", path, body=msgspec.json.encode(change), content_type="application/merge-patch+json"
+                "PATCH",
+                path,
+                body=msgspec.json.encode(change),
+                content_type="application/merge-patch+json",
+                permitted=permitted,
             )
         except ClusterNotFound:
             return False
@@ -175,7 +185,7 @@ class EventWriter:
         known.at = self.clock.monotonic()
         return True
 
-    async def _create(self, event: StateEvent) -> str:
+    async def _create(self, event: StateEvent, permitted: Callable[[], bool]) -> str:
         """Write a new one; its name."""
         _, kind, version, *_ = event.about.value
         name = f"{event.about.object_name}.{self.random_bytes(8).hex()}"
@@ -206,7 +216,7 @@ class EventWriter:
             "count": 1,
         }
         with contextlib.suppress(ClusterConflict):  # an earlier attempt has landed: the name was drawn for it
-            await self.api.request("POST", self._events, body=msgspec.json.encode(body))
+            await self.api.request("POST", self._events, body=msgspec.json.encode(body), permitted=permitted)
         return name
 
     async def _uid(self, about: About) -> str:

@@ -149,8 +149,8 @@ class WritesEvents(Protocol):
         """What has become of them."""
         ...
 
-    async def write(self, event: StateEvent) -> None:
-        """Write one; fails for no reason that a cluster could cause."""
+    async def write(self, event: StateEvent, *, permitted: Callable[[], bool]) -> None:
+        """Write one, while ``permitted`` is true; fails for no reason that a cluster could cause."""
         ...
 
 
@@ -197,4 +197,4 @@ class Announcer:
         settled, self._has_settled = self._has_settled, before is not None
         events = [leads(self._replica)] if before is None else changes(before, status, findings=settled)
         for event in events:
-            await self._writer.write(event)
+            await self._writer.write(event, permitted=self._leading)

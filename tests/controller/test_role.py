@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 
 from federation.controller.proof.listener_check import listener_address
 from federation.core.config.types import Address
+from federation.state.files import LeaderLock
+from federation.state.store import Leadership
 from federation_sandbox.apiserver.faults import Garbage
 from tests.controller.world import NAME, World, eventually, in_force, intermediate, root
 
@@ -162,6 +166,29 @@ async def test_two_controllers_and_only_one_leads(two: World) -> None:
             two.clusters["east"].create_namespace("later")
             await eventually(lambda: two.observed("east", "later") is not None)
     assert await two.store.keys("generations/") == ["generations/000000000001"]
+
+
+async def test_a_controller_leads_no_more_from_the_moment_that_its_leadership_is_lost(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its work takes a while to end: what asks meanwhile, such as the writer of Events, is told that it may not."""
+    taken: list[LeaderLock] = []
+    lead = one.store.lead
+
+    @contextlib.asynccontextmanager
+    async def noted(name: str, *, identity: str) -> AsyncIterator[Leadership]:
+        async with lead(name, identity=identity) as leadership:
+            assert isinstance(leadership, LeaderLock)
+            taken.append(leadership)
+            yield leadership
+
+    monkeypatch.setattr(one.store, "lead", noted)
+    async with one.controller() as role:
+        await eventually(lambda: role.leads)
+        taken[0].lose()
+        assert not role.leads
+        await eventually(lambda: role.leads)
+    assert len(taken) == 2
 
 
 async def test_stopping_takes_the_report_back_and_leaves_the_bundle(one: World) -> None:

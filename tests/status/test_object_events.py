@@ -128,7 +128,8 @@ class Kept:
         self.events: list[StateEvent] = []
         self.fails = False
 
-    async def write(self, event: StateEvent) -> None:
+    async def write(self, event: StateEvent, *, permitted: Callable[[], bool]) -> None:
+        assert permitted()
         self.events.append(event)
         if self.fails:
             raise RuntimeError("a mistake of the writer")

@@ -148,12 +148,17 @@ def object_path(item: Mapping[str, Any]) -> str:
     return f"{prefix}{place}/{PLURALS[kind]}/{quote(metadata['name'])}"
 
 
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Libyaml's safe loader where PyYAML was built with it: ten times as quick, and every cluster reads its manifests."""
+
+
 def read_kustomization(directory: Path) -> list[dict[str, Any]]:
     """Every object of a Kustomize directory that only lists resources."""
     kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text("utf-8"))
     objects: list[dict[str, Any]] = []
     for name in kustomization["resources"]:
-        objects.extend(item for item in yaml.safe_load_all((directory / name).read_text("utf-8")) if item)
+        text = (directory / name).read_text("utf-8")
+        objects.extend(item for item in yaml.load_all(text, Loader=_LOADER) if item)
     return objects
 
 

@@ -179,6 +179,9 @@ MIN_SECONDS: Final = 600
 MAX_SECONDS: Final = 1 << 32
 WARN_ONLY_SECONDS: Final = 3607  # what kubelets ask for: such tokens live a year and warn after an hour
 EXTENDED_SECONDS: Final = 365 * 24 * 3600
+MOST_REMEMBERED: Final = 1000
+"""Tokens whose signature is verified once: each request of the hub shows one. Claims are looked at each time."""
+
 LEEWAY: Final = timedelta(minutes=1)  # go-jose's default for exp, nbf and iat
 DELETION_LEEWAY: Final = timedelta(seconds=60)  # a terminating pod's token still works this long
 
@@ -217,6 +220,8 @@ class ServiceAccountTokens:
     ) -> None:
         self._store = store
         self._keys = keys
+        self._signed: dict[str, tuple[SigningKey, Obj]] = {}
+        """Tokens whose signature was verified, by which key, and their claims."""
         self._now = now
         self.issuer = issuer
         self.former_issuers: set[str] = set()  # --service-account-issuer, given again: their tokens are taken
@@ -329,6 +334,18 @@ class ServiceAccountTokens:
 
     def _verified(self, token: str) -> Obj:
         """The claims of a token that one of our keys signed for our issuer."""
+        key, claims = self._signed.get(token, (None, {}))
+        if key is None or self._keys.find(key.key_id) is not key:
+            key, claims = self._signature_verified(token)
+            if len(self._signed) >= MOST_REMEMBERED:
+                self._signed.clear()
+            self._signed[token] = key, claims
+        if not self._is_ours(claims):
+            raise NotOursError("invalid bearer token")
+        return claims
+
+    def _signature_verified(self, token: str) -> tuple[SigningKey, Obj]:
+        """The key that signed a token, and its claims."""
         try:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
@@ -342,9 +359,7 @@ class ServiceAccountTokens:
             )
         except jwt.PyJWTError:
             raise TokenRejectedError("error in cryptographic primitive") from None
-        if not self._is_ours(claims):
-            raise NotOursError("invalid bearer token")
-        return claims
+        return key, claims
 
     def _is_ours(self, claims: Obj) -> bool:
         return claims.get("iss") in {self.issuer, *self.former_issuers}

@@ -100,6 +100,7 @@ class Hub:
         """Let time pass until it is so; the processes talk to real servers meanwhile."""
         async with asyncio.timeout(PATIENCE):
             while not wanted():
+                await self.clock.until_sleeping(len(self.replicas))  # none waits for an answer
                 await self.clock.advance(step)
                 await asyncio.sleep(0.01)
 

@@ -171,7 +171,7 @@ async def test_two_controllers_and_only_one_leads(two: World) -> None:
 async def test_a_controller_leads_no_more_from_the_moment_that_its_leadership_is_lost(
     one: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its work takes a while to end: what asks meanwhile, such as the writer of Events, learns at once that it may not."""
+    """Its work takes a while to end. What asks meanwhile, as the writer of Events does, may not write any more."""
     taken: list[LeaderLock] = []
     lead = one.store.lead
 

@@ -56,7 +56,7 @@ change, the second for a generation beside them. The others are for a generation
 moment ago: this signer takes it up once it has read its own configuration, which it does twice a second."""
 
 LASTING: Final = 5.0
-"""Seconds for which every leaf was superseded, after which callers do not wait for another attempt any more."""
+"""Seconds for which every leaf of a cluster was superseded, after which its callers do not wait any more."""
 
 ISTIOD_PROFILE: Final = LeafProfile.SERVING
 """istiod serves XDS and webhooks with it and is no one's client: its key must not open a workload's connection."""
@@ -120,9 +120,8 @@ class Issuance:
         self._clock = clock
         self._random_bytes = random_bytes
         self._reader = TokenReader()
-        self._superseded_since: float | None = (
-            None  # no leaf was delivered since then (by the monotonic clock)
-        )
+        self._superseded: dict[str, tuple[float, float]] = {}
+        """Clusters none of whose leaves was delivered lately: since when, and when last, by the monotonic clock."""
 
     async def issue(
         self, evidence: TokenEvidence, request: SigningRequest, call_slot: CallSlot
@@ -149,21 +148,28 @@ class Issuance:
 
     async def _attempt_again(self, verified: VerifiedRequest) -> list[bytes]:
         """As :meth:`_attempt`, made anew by what is in force now where that changed meanwhile."""
+        cluster = verified.config.name.value
         for pause in PAUSES:
             try:
                 reply = await self._attempt(verified)
             except Superseded:
-                now = self._clock.monotonic()
-                if self._superseded_since is None:
-                    self._superseded_since = now
                 if pause:
-                    if now - self._superseded_since > LASTING:
+                    if self._is_lasting(cluster):
                         raise
                     await self._clock.sleep(pause)
             else:
-                self._superseded_since = None
+                self._superseded.pop(cluster, None)
                 return reply
         return await self._attempt(verified)
+
+    def _is_lasting(self, cluster: str) -> bool:
+        """Whether leaves of that cluster have been superseded for a while, one after the other; one is now."""
+        now = self._clock.monotonic()
+        since, last = self._superseded.get(cluster, (now, now))
+        if now - last > LASTING:
+            since = now
+        self._superseded[cluster] = since, now
+        return now - since > LASTING
 
     async def _permit(
         self,

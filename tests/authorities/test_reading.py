@@ -76,11 +76,11 @@ async def test_a_hanging_file_is_reported_to_every_reader_and_costs_one_thread(f
 
 
 async def test_a_thread_whose_call_has_ended_takes_the_next_one(tmp_path: Path) -> None:
-    own = Reading(timeout=PATIENCE)
+    own, before = Reading(timeout=PATIENCE), threads()
     used = set()
     for number in range(50):
         used.add(await own.read(f"file {number}", threading.get_ident))
-        await eventually(lambda: threads() == 0)  # it has come back
+        await eventually(lambda: threads() <= before)  # it has come back
     assert len(used) <= files.MOST_IDLE
 
 

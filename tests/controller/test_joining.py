@@ -347,6 +347,7 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
         assert "federation clusters join west --accept" in west.remedy
         assert (west.publication.generation, west.publication.joining) == (0, 2)
         assert any(problem.startswith("default: ") for problem in west.publication.problems)
+        assert report.clusters["east"].state == "ready"
         report = await two.until(lambda r: "a CA of its own" in r.matrix.reasons.get("east>west", ""))
         assert report.matrix.rows == ["-?", "?-"]
         assert (await operate(two, "takeover", cluster="west")).outcome == "refused", "it is not accepted"

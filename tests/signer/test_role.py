@@ -347,6 +347,27 @@ async def test_a_call_waits_for_a_generation_whose_anchor_was_pinned_a_moment_ag
         assert asked.result().code is grpc.StatusCode.OK
 
 
+async def test_callers_do_not_wait_for_a_generation_that_is_not_taken_up_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each of them would keep its place for nothing while an anchor is not pinned."""
+    waits = 0
+
+    class Pauses:
+        def __iter__(self) -> Iterator[float]:
+            nonlocal waits
+            for _ in range(1000):
+                yield 0.01
+                waits += 1
+
+    monkeypatch.setattr(issuance, "PAUSES", Pauses())
+    monkeypatch.setattr(issuance, "LASTING", 0.2)
+    async with running_signer(tmp_path) as hub:
+        await hub.publish(hub.ca, authority("b"))
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.UNAVAILABLE
+        assert 0 < waits < 1000
+
+
 async def listens(hub: RunningSigner) -> bool:
     """Whether a connection to the listener is taken."""
     assert hub.role.address is not None

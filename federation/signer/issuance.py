@@ -121,7 +121,7 @@ class Issuance:
         self._random_bytes = random_bytes
         self._reader = TokenReader()
         self._superseded: dict[str, tuple[float, float]] = {}
-        """Clusters none of whose leaves was delivered lately: since when, and when last, by the monotonic clock."""
+        """Clusters that lately got no leaf for that: since when, and when last, by the monotonic clock."""
 
     async def issue(
         self, evidence: TokenEvidence, request: SigningRequest, call_slot: CallSlot

@@ -121,7 +121,7 @@ class Issuance:
         self._random_bytes = random_bytes
         self._reader = TokenReader()
         self._superseded: dict[str, tuple[float, float]] = {}
-        """Clusters that lately got no leaf for that: since when, and when last, by the monotonic clock."""
+        """By cluster, since when and when last its leaves were superseded without one delivered (monotonic)."""
 
     async def issue(
         self, evidence: TokenEvidence, request: SigningRequest, call_slot: CallSlot

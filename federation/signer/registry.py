@@ -33,7 +33,7 @@ from typing import Final, NamedTuple, Protocol
 from federation.core.call_slots import CallSlots
 from federation.core.clock import Clock
 from federation.core.config.clusters import DEFAULT_RESERVED, ClusterConfig
-from federation.core.documents.signer import SharedTokenKey
+from federation.core.documents.signer import REMOVED_CLUSTER, SharedTokenKey
 from federation.core.errors import AttestationRefused, NotReady, Overloaded
 from federation.core.identity import ClusterName
 from federation.core.jwks import TokenKey
@@ -117,6 +117,7 @@ class Registry:
         self.attestors: Final = attestors
         self._clusters: dict[ClusterName, Registered] = {}
         self._by_id: dict[str, tuple[Registered, ...]] = {}
+        self._removed: set[str] = set()
         self.claims = claims or KeyClaims()
         self.reserved: tuple[str, ...] = DEFAULT_RESERVED
         """Identities that only clusters may have whose policy names them."""
@@ -133,6 +134,7 @@ class Registry:
             )
             registered = self._clusters[config.name] = before.configured(config, concurrent)
             by_id[str(config.cluster_id)] = (*by_id.get(str(config.cluster_id), ()), registered)
+        self._removed = (self._removed | self._by_id.keys()) - by_id.keys()
         self._by_id = by_id
 
     @property
@@ -149,6 +151,10 @@ class Registry:
     def clusters(self) -> tuple[ClusterConfig, ...]:
         """The configuration of every registered cluster."""
         return tuple(registered.config for registered in self._clusters.values())
+
+    def was_removed(self, cluster_id: str) -> bool:
+        """Whether a cluster was registered with this ID since this process started, and none is now."""
+        return cluster_id in self._removed
 
     def attestor(self, registered: Registered) -> ClusterAttestor:
         """Who attests for that cluster. Raises NotReady while it is not connected."""
@@ -287,8 +293,18 @@ class Routing:
         return await self._by_key(token, self._registry.find(cluster_id))
 
     def named(self, cluster_id: str) -> Registered | None:
-        """The member that a caller names; None where it names none. Raises AttestationRefused (``unknown_cluster``)."""
+        """The member that a caller names; None where it names none.
+
+        Raises AttestationRefused: ``unknown_cluster``, or ``removed_cluster`` where one was registered so until now.
+        """
         found = self._registry.find(cluster_id)
+        if found is None and self._registry.was_removed(cluster_id):
+            raise AttestationRefused(
+                f"the cluster with the ID {cluster_id[:80]!r} was removed from the configuration",
+                reason=REMOVED_CLUSTER,
+                remedy="its workloads ask until they are stopped or their mesh has another CA; if it was not to be "
+                "removed, register it again",
+            )
         if found is None and cluster_id not in {"", DEFAULT_CLUSTER_ID}:
             raise AttestationRefused(
                 f"no cluster is registered with the ID {cluster_id[:80]!r}",

@@ -192,6 +192,25 @@ async def test_callers_of_no_registered_cluster_are_counted_separately(tmp_path:
         assert token not in repr(hub.role.report())
 
 
+async def test_callers_of_a_removed_cluster_are_reported_as_such(tmp_path: Path) -> None:
+    async with running_signer(tmp_path, ["east", "west"]) as hub:
+        pods(hub, "a")
+        token = hub.clusters["east"].token("foo", "bar", pod="a")
+
+        async def refused(cluster: str) -> str:
+            assert (await hub.ask(cluster, token)).code is grpc.StatusCode.UNAUTHENTICATED
+            return hub.role.report().unattributed.reason
+
+        hub.registered = ["east"]
+        await hub.reconfigure()
+        assert await refused("west") == "removed_cluster"
+        assert await refused("nowhere") == "unknown_cluster"
+        hub.registered = ["east", "west"]
+        await hub.reconfigure()
+        await refused("west")
+        assert hub.role.report().clusters["west"].unproven.reason == "token_of_another_cluster"
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_signer_that_sees_no_workloads_does_not_outvote_one_that_sees_them_without_certificates(
     order: int,

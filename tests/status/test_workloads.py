@@ -242,6 +242,15 @@ def test_callers_of_no_registered_cluster_are_a_warning() -> None:
     assert "clusterName" in status.attention[0].remedy
 
 
+def test_callers_of_a_removed_cluster_degrade_nothing() -> None:
+    world = World(NAMES, T)
+    world.edit_signer(
+        "signer-0", unattributed=replace(REFUSED, reason="removed_cluster", detail="it was removed")
+    )
+    status = seen(world)
+    assert (status.verdict, codes(status)) == ("healthy", {"callers_of_no_cluster": "notice"})
+
+
 def test_metrics_have_a_sample_for_each_cluster_where_the_number_is_known() -> None:
     world = World(NAMES, T)
     changed(world, with_certificate=2, lapsed=10)

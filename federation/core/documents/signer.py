@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from federation.core.documents.credential import NO_CREDENTIAL, CredentialReport
@@ -130,6 +132,10 @@ class WorkloadsReport(
     lifetime: float = 0.0  # seconds that certificates for workloads live, on average
     first_end: float = 0.0  # when the first of the certificates that are known ends; 0: none is known
     last_end: float = 0.0  # and the last
+
+
+REMOVED_CLUSTER: Final = "removed_cluster"
+"""The reason for which callers are refused whose cluster was registered until now."""
 
 
 class RefusalsReport(msgspec.Struct, frozen=True, kw_only=True):

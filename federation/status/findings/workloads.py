@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from federation.core.documents.signer import RejectedCallsReport, SharedTokenKey
+from federation.core.documents.signer import REMOVED_CLUSTER, RejectedCallsReport, SharedTokenKey
 from federation.status.clusters import is_moving, unattributed_view, unproven_view
 from federation.status.findings.proof import names
 from federation.status.model import Attention, ClusterView, RefusedView
@@ -111,7 +111,8 @@ def unattributed_attention(snapshot: Snapshot) -> Iterator[Attention]:
     refused = unattributed_view(snapshot)
     if refused.recent:
         yield Attention(
-            severity="warning",
+            # After a removal its workloads ask until they are stopped, and the hub's own probe for a moment.
+            severity="notice" if refused.reason == REMOVED_CLUSTER else "warning",
             code="callers_of_no_cluster",
             detail=f"callers of no registered cluster are refused, the last one {_ago(snapshot, refused)}: "
             f"{_why(refused)}",

@@ -11,8 +11,10 @@ import tomllib
 from collections.abc import Iterator
 from datetime import date
 from email import message_from_string
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -239,12 +241,18 @@ def test_no_former_word_is_in_code_tests_texts_or_docs() -> None:
     assert found == []
 
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 TESTS = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in sorted((ROOT / "tests").rglob("*.py"))
 }
 """Every module of the tests by its name."""
+
+
+@cache
+def parsed(name: str) -> ast.Module:
+    """A module of the tests. Not where this one is imported: each worker imports it, and one runs it."""
+    return ast.parse(TESTS[name].read_text("utf-8"))
+
 
 NOT_THE_PRODUCTS = {
     "_actions": "of argparse, which has no other way to ask a parser what it takes",
@@ -283,43 +291,58 @@ PATCHES = {"setattr", "getattr", "delattr", "hasattr", "attrgetter"}
 
 
 def test_tests_go_through_public_faces() -> None:
-    found = {(name, each) for name, module in TESTS.items() for each in private_names_reached_into(module)}
+    found = {(name, each) for name in TESTS for each in private_names_reached_into(parsed(name))}
 
     assert {(name, each) for name, each in found if each not in NOT_THE_PRODUCTS} == set()
     assert {each for _, each in found} == set(NOT_THE_PRODUCTS), "each exception is needed"
 
 
-def functions(module: ast.Module) -> Iterator[Function]:
-    return (node for node in ast.walk(module) if isinstance(node, Function))
+class Function(NamedTuple):
+    """A function of a module of the tests, however deep in it."""
 
-
-def asserts(function: Function) -> bool:
+    name: str
+    line: int
+    asserts: bool
     """Whether it has an assertion itself: assert, or what pytest has for it."""
-    return any(
-        isinstance(node, ast.Assert)
-        or (isinstance(node, ast.Raise) and "AssertionError" in ast.unparse(node))
-        or (
-            isinstance(node, ast.Call)
-            and ast.unparse(node.func) in {"pytest.raises", "pytest.warns", "pytest.fail"}
-        )
-        for node in ast.walk(function)
+    calls: frozenset[str]
+    yields: bool
+
+
+@cache
+def functions(module: str) -> tuple[Function, ...]:
+    return tuple(
+        described(node)
+        for node in ast.walk(parsed(module))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
 
 
-def called(function: Function) -> set[str]:
-    names = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
-    return {ast.unparse(name).rpartition(".")[2] for name in names}
+def described(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Function:
+    nodes = list(ast.walk(function))
+    calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+    return Function(
+        name=function.name,
+        line=function.lineno,
+        asserts=not calls.isdisjoint({"pytest.raises", "pytest.warns", "pytest.fail"})
+        or any(
+            isinstance(node, ast.Assert)
+            or (isinstance(node, ast.Raise) and "AssertionError" in ast.unparse(node))
+            for node in nodes
+        ),
+        calls=frozenset(call.rpartition(".")[2] for call in calls),
+        yields=any(isinstance(node, ast.Yield | ast.YieldFrom) for node in nodes),
+    )
 
 
 def in_reach(name: str) -> dict[str, list[Function]]:
     """The functions of a module and of those that it imports from, but for what only sets a scene (it yields)."""
-    imports = [node for node in ast.walk(TESTS[name]) if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in ast.walk(parsed(name)) if isinstance(node, ast.ImportFrom)]
     modules = {name, *(str(node.module) for node in imports)}
     modules |= {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
     found: dict[str, list[Function]] = {}
     for module in modules & TESTS.keys():
-        for function in functions(TESTS[module]):
-            if not any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function)):
+        for function in functions(module):
+            if not function.yields:
                 found.setdefault(function.name, []).append(function)
     return found
 
@@ -327,14 +350,14 @@ def in_reach(name: str) -> dict[str, list[Function]]:
 @pytest.mark.parametrize("name", [name for name in TESTS if name.rpartition(".")[2].startswith("test_")])
 def test_every_test_asserts_something_itself_or_in_a_helper(name: str) -> None:
     reach = in_reach(name)
-    good = {each for each, those in reach.items() if any(map(asserts, those))}
-    while more := {each for each, those in reach.items() if any(called(one) & good for one in those)} - good:
+    good = {each for each, those in reach.items() if any(one.asserts for one in those)}
+    while more := {each for each, those in reach.items() if any(one.calls & good for one in those)} - good:
         good |= more
 
     assert [
-        f"{function.name} (line {function.lineno})"
-        for function in functions(TESTS[name])
-        if function.name.startswith("test_") and not asserts(function) and not called(function) & good
+        f"{function.name} (line {function.line})"
+        for function in functions(name)
+        if function.name.startswith("test_") and not function.asserts and not function.calls & good
     ] == []
 
 
@@ -348,9 +371,9 @@ def test_the_tests_that_the_docs_name_are_there() -> None:
     }
     there = {
         (short, test)
-        for name, module in TESTS.items()
+        for name in TESTS
         for short in (name.removeprefix("tests.").replace(".", "/"), name.rpartition(".")[2])
-        for test in ("", *(function.name for function in functions(module)))
+        for test in ("", *(function.name for function in functions(name)))
     }
 
     assert len(named) > 20

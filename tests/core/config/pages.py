@@ -8,9 +8,11 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -53,14 +55,20 @@ class _Schema(GenerateJsonSchema):
     ignored_warning_kinds = {"non-serializable-default"}  # noqa: RUF012 - as pydantic declares it
 
 
+@cache
+def classes(module: str) -> dict[str, ast.ClassDef]:
+    """The source of each class of a module."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+
+
 def meanings(section: type[Section]) -> dict[str, str]:
     """What is written below each field of a table, and of the classes that it is made of."""
     found: dict[str, str] = {}
     for kind in reversed(section.__mro__):
         if not issubclass(kind, Section) or kind is Section:
             continue
-        (body,) = ast.parse(inspect.getsource(kind).strip()).body
-        assert isinstance(body, ast.ClassDef)
+        body = classes(kind.__module__)[kind.__name__]
         for field, text in zip(body.body, body.body[1:], strict=False):
             match field, text:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,23 @@ from tests.core.config.texts import GOOD, with_line
 
 ROOT = Path(__file__).parents[3]
 LAST_VERSION = sorted((ROOT / "tests" / "last_version" / "configuration").glob("*.toml"))
-SCHEMA = pages.schema()
-VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Not where this module is imported, which every worker does."""
+    return pages.schema()
+
+
+@cache
+def validator() -> jsonschema.Draft7Validator:
+    return jsonschema.Draft7Validator(schema())
 
 
 def problems(text: str) -> list[str]:
     """What the schema has against a file, its former keys under the names of today."""
     document = under_new_names(tomllib.loads(text), Findings("clusters.toml"))
-    return [f"{error.json_path}: {error.message}" for error in VALIDATOR.iter_errors(document)]
+    return [f"{error.json_path}: {error.message}" for error in validator().iter_errors(document)]
 
 
 def test_the_page_is_the_codes() -> None:
@@ -51,7 +61,7 @@ def test_the_page_is_the_codes() -> None:
 
 def test_the_schema_is_the_codes() -> None:
     assert pages.SCHEMA.read_text("utf-8") == pages.schema_text(), "python -m tests.core.config.pages"
-    jsonschema.Draft7Validator.check_schema(SCHEMA)
+    jsonschema.Draft7Validator.check_schema(schema())
 
 
 def test_the_example_names_the_schema_where_editors_look_for_it() -> None:
@@ -68,10 +78,10 @@ def test_every_key_has_a_meaning(section: Any) -> None:
 
 @pytest.mark.parametrize("section", list(pages.sections()), ids=lambda section: section.__name__)
 def test_a_default_is_a_value_of_its_key(section: Any) -> None:
-    table = SCHEMA if section is HubTable else SCHEMA["$defs"][section.__name__]
+    table = schema() if section is HubTable else schema()["$defs"][section.__name__]
     for name, entry in table["properties"].items():
         if "default" in entry:
-            checker = jsonschema.Draft7Validator({**entry, "$defs": SCHEMA["$defs"]})
+            checker = jsonschema.Draft7Validator({**entry, "$defs": schema()["$defs"]})
             assert not list(checker.iter_errors(entry["default"])), name
 
 

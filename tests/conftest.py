@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
@@ -79,12 +82,34 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two workers for each core: the long tests wait for lifetimes and watches, others compute meanwhile.
-
-    Three end sooner on quick cores (by a tenth), no sooner on slow ones, where processes then wait for seconds to run.
-    """
+    """Three workers for each core: most tests wait, for lifetimes and for watches. See also :class:`Mixed`."""
     del config
-    return 2 * (os.cpu_count() or 1)
+    return 3 * (os.cpu_count() or 1)
+
+
+class Mixed(LoadFileScheduling):
+    """By file, as ``--dist loadfile``: half of the workers run the tests of whole hubs, the others the rest.
+
+    A hub is several processes that compute, and most other tests wait: all hubs at once have no core left on which to
+    answer in time, and no hub leaves half of the cores idle. What one half has too much of the other one takes over.
+    """
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        runs_hubs = self.nodes.index(node) % 2 == 0
+        for file in self.workqueue:
+            if runs_a_hub(file) == runs_hubs:
+                self.workqueue.move_to_end(file, last=False)
+                break
+        super()._assign_work_unit(node)
+
+
+def runs_a_hub(file: str) -> bool:
+    return "/e2e/" in file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """Where files stay together."""
+    return Mixed(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection(session: pytest.Session) -> None:
@@ -104,8 +129,3 @@ def pytest_collection(session: pytest.Session) -> None:
     for module in modules[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
         with contextlib.suppress(Exception, pytest.skip.Exception):
             importlib.import_module(module)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that run a whole hub, or the longest one alone would be left at the end."""
-    items.sort(key=lambda item: "/e2e/" not in item.path.as_posix())

@@ -292,6 +292,7 @@ class Operator:
         directory = self.box.directory / f"join-{self.own.name}"
         end, said, accepted = time.monotonic() + 1200, "", False
         while time.monotonic() < end:
+            before = await self._steps_done()
             code, said = await self.look()
             assert code in {0, 1, 2}, said
             if code == 0:
@@ -310,8 +311,21 @@ class Operator:
                     self.mesh.stage = f"{self.own.name}: {step[1]}"
                 for file in re.findall(rf"^  ({re.escape(str(directory))}/\S+)", said, re.MULTILINE):
                     await self._apply(Path(file))
-            await asyncio.sleep(3)  # each run of the command costs a second of CPU
+            await self._next_step(before)
         raise AssertionError(f"{self.own.name} has not joined after {self.steps}; {said}")
+
+    async def _steps_done(self) -> list[Any]:
+        """The steps as the status has them, each with whether it is done."""
+        cluster = await self.box.get(f"/api/v1/clusters/{self.own.name}")
+        steps = (cluster["joining"] or {"steps": []})["steps"]
+        return [(step["step"], step["done"]) for step in steps]
+
+    async def _next_step(self, before: list[Any]) -> None:
+        """Wait until the status has other steps done, 8 s at most: each run of the command costs a second of CPU."""
+        for _ in range(8):
+            await asyncio.sleep(1)
+            if await self._steps_done() != before:
+                return
 
     async def _apply(self, file: Path) -> None:
         text = file.read_text()

@@ -173,14 +173,17 @@ class RunningListener:
 
     async def run(self) -> None:
         """Renew the certificate when it is due, and listen from the first one on, until cancelled."""
+        since = self._clock.monotonic()
         while True:
             await self._look()
-            await self._clock.sleep(self._pause())
+            await self._clock.sleep(self._pause(self._clock.monotonic() - since))
 
-    def _pause(self) -> float:
+    def _pause(self, waited: float) -> float:
         if self.address is not None:
             return POLL
-        return MISSING if isinstance(self.serving.problem, NotReady) else RETRY
+        if not isinstance(self.serving.problem, NotReady):
+            return RETRY
+        return min(RETRY, max(MISSING, waited / 10))  # at a start what is missing comes at once, or not for long
 
     async def close(self, drain: float) -> None:
         """Stop listening; calls under way have ``drain`` seconds to end."""

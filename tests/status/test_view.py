@@ -33,6 +33,7 @@ from federation.status.model import FederationStatus
 from federation.status.snapshot import DocumentSet
 from federation.status.view import compose
 from tests.status.worlds import DAY, SHA, World, generation, hub_config, signer
+from tests.support.examples import examples
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 T = NOW.timestamp()
@@ -593,7 +594,7 @@ snapshots = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(snapshots)
 def test_for_any_documents_the_answer_is_well_formed_and_not_green_by_chance(
     document_set: DocumentSet,

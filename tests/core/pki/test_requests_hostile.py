@@ -24,9 +24,10 @@ from federation.core.pki.leaf import LeafTemplate
 from federation.core.pki.requests import Refusal, check_request
 from tests.core.pki.strategies import identities
 from tests.support import csr as craft
+from tests.support.examples import examples
 from tests.support.pki import DAY, EMPTY_ORGANIZATION, IDENTITY, NOW, csr_pem, intermediate, key
 
-CASES = 10_000
+CASES = examples(4_000)
 ALL_KINDS = frozenset(KeyKind)
 POOL = [
     *(key(f"pool {i}") for i in range(4)),

@@ -16,8 +16,9 @@ from tests.core.trust.rotation import operators
 from tests.core.trust.rotation.invariants import Invariants
 from tests.core.trust.rotation.simulator import Simulation
 from tests.core.trust.rotation.walks import EMERGENCY, EVENTS, OF_AUTHORITIES, SETBACKS, event, walk
+from tests.support.examples import examples
 
-RUNS: Final = 2000
+RUNS: Final = examples(500)
 NAMES: Final = list(
     chain.from_iterable(
         repeat(name, weight) for name, (weight, _) in (EVENTS | OF_AUTHORITIES | SETBACKS).items()
@@ -48,7 +49,7 @@ class RotationMachine(RuleBasedStateMachine):
         self.judge.check()
 
 
-def test_two_thousand_runs_of_the_state_machine() -> None:
+def test_runs_of_the_state_machine() -> None:
     RotationMachine.begun = 0
     run_state_machine_as_test(
         RotationMachine,

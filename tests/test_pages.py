@@ -15,7 +15,12 @@ from tests.status import openapi_file
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 MADE = {reference_pages.COMMANDS, reference_pages.METRICS, reference_pages.STATUS_API}
-PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - MADE)]
+BESIDE = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "manifests").rglob("*.md")),
+    *sorted((ROOT / "charts").rglob("*.md")),
+]
+PAGES = [*BESIDE, *sorted(set(DOCS.rglob("*.md")) - MADE)]
 BLOCK = re.compile(r"^[ ]*```(?:console|sh)\n(.*?)^[ ]*```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(federation [a-z][^`]*)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -75,7 +80,7 @@ def test_a_wrong_command_is_found() -> None:
 def test_every_page_is_on_the_site() -> None:
     index = (DOCS / "index.md").read_text("utf-8")
     named = {line.strip() for tree in TREE.findall(index) for line in tree.splitlines() if line.strip()}
-    pages = {str(path.relative_to(DOCS).with_suffix("")) for path in PAGES[1:]}
+    pages = {str(path.relative_to(DOCS).with_suffix("")) for path in set(DOCS.rglob("*.md")) - MADE}
 
     missing = {page for page in pages - named if not page.startswith("decisions/")}
     assert missing == {"index"}

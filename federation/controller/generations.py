@@ -16,6 +16,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
+from federation.core.audit import NONE, audit_fields
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.keys import CURRENT, GENERATIONS, generation_key
 from federation.core.documents.trust import AnchorRecord, Current, Generation
@@ -26,6 +27,7 @@ from federation.core.trust.bundle import Anchor, TrustBundle, diff
 from federation.state.store import StateConflict, StateStore
 
 _logger = logging.getLogger(__name__)
+_audit = logging.getLogger("federation.controller.audit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,9 @@ class InForce:
     behind: Mapping[str, Generation] = field(default_factory=dict)
     """Clusters that still get an older one."""
 
+
+MOST_NAMED: Final = 20
+"""Anchors in a line of the audit; the rest is a number."""
 
 ANOTHER_MESH: Final = "another_mesh"
 """The reason where the state is of another trust domain than the configuration."""
@@ -199,6 +204,23 @@ class Ledger:
             generation.reason,
             extra={"generation": generation.number, "sha256": generation.sha256},
         )
+        _audit.info(
+            "generation %d of the bundle is put in force: %s",
+            generation.number,
+            generation.reason,
+            extra={
+                **audit_fields(
+                    "put_generation_in_force",
+                    actor=generation.author,
+                    actor_kind="leader",
+                    source=NONE,
+                    object="bundle",
+                    before=_summary_of(over.generation),
+                    after=_summary_of(generation),
+                ),
+                "reason": generation.reason,
+            },
+        )
         return InForce(generation, version, generation.number, dict(behind or {}))
 
     async def generation(self, number: int) -> Generation | None:
@@ -245,3 +267,12 @@ def _current(generation: Generation, behind: Mapping[str, Generation]) -> Curren
 def _highest(keys: list[str]) -> int:
     numbers = (key.removeprefix(GENERATIONS) for key in keys)
     return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def _summary_of(generation: Generation | None) -> str:
+    """In a line of the audit: its number, and the anchors in it by the start of their fingerprints."""
+    if generation is None:
+        return NONE
+    anchors = sorted(anchor.sha256[:16] for anchor in generation.anchors)
+    more = f" and {len(anchors) - MOST_NAMED} more" if len(anchors) > MOST_NAMED else ""
+    return f"generation {generation.number}: {', '.join(anchors[:MOST_NAMED])}{more}"

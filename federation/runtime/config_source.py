@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from federation.core.audit import NONE, Action, audit_fields
 from federation.core.clock import Clock
+from federation.core.config.changes import changes
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import MAX_BYTES, parse_config
 from federation.core.errors import ConfigurationError, Mistake
@@ -16,6 +18,7 @@ from federation.core.identity import another_mesh
 from federation.files import READ_TIMEOUT, read_bounded, read_in_time, remedy_of
 
 _logger = logging.getLogger(__name__)
+_audit = logging.getLogger("federation.runtime.audit")
 
 POLL: Final = 1.0
 """Seconds between reads of the file. A mounted ConfigMap changes by a symlink swap, which inotify on the file
@@ -55,6 +58,7 @@ class ConfigSource:
             text = await self._read()
             config = await self._parse(text)
             self._accept(text, config)
+            self._note("change_configuration", NONE, f"digest {config.digest[:16]}")
         for warning in config.warnings:
             _logger.warning("the configuration contains an insecure or questionable option: %s", warning)
         for notice in config.notices:
@@ -155,6 +159,7 @@ class ConfigSource:
             return False
         if before is not None:
             _logger.info("a new configuration is in force", extra={"digest": config.digest})
+            self._note("change_configuration", *changes(before, config))
         self._newer.set()  # wakes who waits now
         self._newer = asyncio.Event()  # and later callers wait for the next
         return True
@@ -167,7 +172,24 @@ class ConfigSource:
                 error.diagnostics(),
                 extra={"reason": error.reason, "findings": len(problems)},
             )
+            self._note("refuse_configuration", f"digest {self.current.digest[:16]}", NONE)
         self._problems = problems
+
+    def _note(self, action: Action, before: str, after: str) -> None:
+        """Write a line of the audit. Who edited the file its own place knows: an API server's audit, or git."""
+        _audit.info(
+            "the configuration is %s",
+            "refused" if action == "refuse_configuration" else "changed",
+            extra=audit_fields(
+                action,
+                actor=NONE,
+                actor_kind="file",
+                source=str(self.path),
+                object="configuration",
+                before=before,
+                after=after,
+            ),
+        )
 
     async def _parse(self, text: str) -> HubConfig:
         """In a thread: a file of two hundred clusters takes a tenth of a second. Its size bounds how long."""

@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 
 from federation.core.config.clusters import ClusterTimeouts, Credentials
+from federation.core.config.hub import KubernetesCallersConfig, StatusConfig
 from federation.core.errors import Unavailable
 from federation.core.identity import ClusterName
 from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
+from federation.status import authorization
 from federation.status.callers import StatusCaller, unverified_claims
 from federation.status.kubernetes_callers import OPERATE, READ, KubernetesCallers
 from federation.status.routes import Right
 from tests.contract.client import Api
+from tests.status.every_route import answers, due
+from tests.status.test_callers import bearer, guarded
 from tests.support.clock import VirtualClock
 
 AUDIENCE = "federation-hub"
@@ -106,6 +110,24 @@ async def test_a_caller_has_the_rights_that_its_roles_grant(hub: Hub) -> None:
         token = await hub.token(name)
         assert hub.callers.takes(unverified_claims(token))
         assert await hub.callers.caller(token) == hub.caller(name, right), name
+
+
+async def test_every_route_answers_each_caller_by_the_roles_that_it_has(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorization, "REFUSED_BURST", 1000)
+    await hub.account("reader", path_rule(*READ))
+    await hub.account("operator", path_rule(*OPERATE))
+    await hub.account("stranger")
+    config = StatusConfig(
+        kubernetes=KubernetesCallersConfig(kubeconfig=tmp_path / "kubeconfig", audience=AUDIENCE)
+    )
+    async with guarded(tmp_path, hub.callers, config) as (session, url):
+        for name, right in (("reader", Right.READ), ("operator", Right.OPERATE), ("stranger", None)):
+            found = await answers(session, url, bearer(await hub.token(name)))
+            assert found == due(right, otherwise=403), name
+        other = bearer(await hub.api.token(hub.namespace, "operator", audiences=["istio-ca"]))
+        assert await answers(session, url, other) == due(None, otherwise=401)
 
 
 async def test_a_token_that_is_not_for_the_hub_is_not_taken_and_not_good(hub: Hub) -> None:

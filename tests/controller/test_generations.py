@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.controller.generations import InForce, Ledger, bundle_of, plan_generation
+from federation.core.audit import FIELDS
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.keys import generation_key
 from federation.core.documents.trust import Current, Generation
@@ -94,6 +96,22 @@ async def test_the_first_generation_is_number_one_and_records_provenance() -> No
     assert (record.sha256, record.kind, record.origin) == (certificate.sha256, "root", "test")
     assert record.not_after == certificate.not_after.timestamp()
     assert generation.reason == "first generation: 2 anchors"
+
+
+async def test_what_is_put_in_force_is_a_line_of_the_audit(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="federation.controller.audit")
+    ledger = Ledger(MemoryStore())
+    for names in (("a",), ("a", "b")):
+        generation = plan(names, await ledger.read())
+        assert generation is not None
+        await ledger.put_in_force(generation, await ledger.read())
+    a, both = (sorted(anchor.certificate.sha256[:16] for anchor in bundle(*n).anchors) for n in ("a", "ab"))
+    lines = [record.__dict__ for record in caplog.records if record.name == "federation.controller.audit"]
+    assert [(line["actor"], line["before"], line["after"]) for line in lines] == [
+        ("test", "none", f"generation 1: {a[0]}"),
+        ("test", f"generation 1: {a[0]}", f"generation 2: {both[0]}, {both[1]}"),
+    ]
+    assert all(set(FIELDS) <= line.keys() for line in lines)
 
 
 async def test_the_same_bytes_make_no_new_generation() -> None:

@@ -281,6 +281,8 @@ async def test_with_damaged_bounds_operations_are_carried_out_and_no_gate_opens(
         "rotation 1 ACTIVE",
         "rotation 1 ACTIVE; quarantined west",
     )
+    (changed,) = (r for r in caplog.records if getattr(r, "action", "") == "change_rotation")
+    assert getattr(changed, "after", "") == "rotation 1 ACTIVE; quarantined west"
     assert not await driver.step(config, see, enact)
     unmet = {c.name: c.detail for c in driver.report.conditions if not c.met}
     assert "leaves that need it may live until" in unmet["drained"]

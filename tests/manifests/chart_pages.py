@@ -66,6 +66,7 @@ TYPES: Final[dict[str, Schema]] = {
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": {"type": "string", "enum": ["Always", "IfNotPresent", "Never"]},
     "image.pullSecrets": {"type": "array", "items": NAME},
+    "logs.format": {"type": "string", "enum": ["json", "text"]},
     "anchors.pins": {"type": "array", "items": {"$ref": "#/$defs/Pin"}},
     "anchors.configMap": NAME,
     "authority.kind": {"type": "string", "enum": list(KINDS)},

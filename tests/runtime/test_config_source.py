@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
 
+from federation.core.audit import FIELDS
 from federation.core.config.hub import HubConfig
 from federation.core.errors import ConfigurationError
 from federation.runtime.config_source import POLL, ConfigSource
@@ -63,6 +65,35 @@ async def test_a_changed_file_is_taken_up(source: ConfigSource, file: Path) -> N
     assert names(source.current) == ["east"]
     assert names(before) == ["east", "west"]
     assert not await source.reload()
+
+
+async def test_what_is_taken_up_or_refused_is_a_line_of_the_audit(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="federation.runtime.audit")
+    source = ConfigSource(file, VirtualClock())
+    first = (await source.load()).digest[:16]
+    file.write_text(GOOD.replace('"west"', '"north"'))
+    assert await source.reload()
+    second = source.current.digest[:16]
+    file.write_text("colour = 1\n" + GOOD)
+    await source.reload()
+    await source.reload()  # once for each text
+    file.write_text(GOOD.replace("[listener]", "[listener]\nmax_concurrent = 7"))
+    assert await source.reload()
+    lines = [record.__dict__ for record in caplog.records if record.name == "federation.runtime.audit"]
+    third = source.current.digest[:16]
+    assert [(line["action"], line["before"], line["after"]) for line in lines] == [
+        ("change_configuration", "none", f"digest {first}"),
+        ("change_configuration", f"digest {first}; cluster west", f"digest {second}; cluster north"),
+        ("refuse_configuration", f"digest {second}", "none"),
+        (
+            "change_configuration",
+            f"digest {second}; cluster north",
+            f"digest {third}; cluster west; changed listener",
+        ),
+    ]
+    assert all(set(FIELDS) <= line.keys() and line["source"] == str(file) for line in lines)
 
 
 async def test_another_trust_domain_is_another_mesh_and_not_taken_up(

@@ -34,6 +34,7 @@ from federation.status.oidc import OidcCallers
 from federation.status.routes import Right
 from federation.status.server import serve
 from tests.status.conftest import LOOPBACK, Start
+from tests.status.every_route import answers, due
 from tests.status.worlds import CountingStore, FixedConfig, World
 from tests.support.clock import VirtualClock
 from tests.support.patience import PATIENCE
@@ -420,6 +421,29 @@ async def guarded(
 OIDC = StatusConfig(
     oidc=OidcCallersConfig(issuer="https://x", audience=AUDIENCE, read=("r",), operate=("o",))
 )
+
+
+async def test_every_route_answers_each_named_token_by_its_right_alone(start: Start) -> None:
+    async with start(status=NAMED, operates=True) as hub:
+        for token, right in ((READ_TOKEN, Right.READ), (OPERATE_TOKEN, Right.OPERATE)):
+            assert await answers(hub.session, hub.url, bearer(token)) == due(right, otherwise=403)
+
+
+async def test_every_route_answers_each_caller_of_an_issuer_by_its_right_alone(
+    tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorization, "REFUSED_BURST", 1000)
+    config = OidcCallersConfig(issuer=issuer.url, audience=AUDIENCE, read=("readers",), operate=("admins",))
+    async with guarded(tmp_path, callers_of(issuer), StatusConfig(oidc=config)) as (session, url):
+        for group, right in (("readers", Right.READ), ("admins", Right.OPERATE), ("guests", None)):
+            found = await answers(session, url, bearer(issuer.token(groups=[group])))
+            assert found == due(right, otherwise=403), group
+        ended = issuer.token(exp=VirtualClock().now().timestamp() - 600)
+        assert await answers(session, url, bearer(ended)) == due(None, otherwise=401)
+    issuer.status = 500
+    async with guarded(tmp_path / "2", callers_of(issuer), StatusConfig(oidc=config)) as (session, url):
+        found = await answers(session, url, bearer(issuer.token(groups=["admins"])))
+        assert found == due(None, otherwise=503), "its issuer is away, and no one is let in"
 
 
 async def test_a_verified_caller_is_let_in_by_its_right_alone(tmp_path: Path, issuer: Issuer) -> None:

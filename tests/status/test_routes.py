@@ -10,12 +10,12 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from federation.core.config.hub import StatusConfig
 from federation.status import authorization
-from federation.status.routes import Right, Route, page_routes
+from federation.status.routes import Right
 from tests.status.conftest import Start
+from tests.status.every_route import ROUTES, answers, due
 from tests.status.openapi_file import FILE, routes, text
 from tests.support.seals import OPERATE_TOKEN, READ_TOKEN, token_file
 
-ROUTES = [*routes(), *page_routes()]
 CALLERS: dict[str, tuple[str | None, Right | None]] = {
     "no one": (None, None),
     "a wrong token": ("Bearer " + "9b1c9a7e3b2d4f608192a3b4c5d6e7aa", None),
@@ -28,33 +28,19 @@ CALLERS: dict[str, tuple[str | None, Right | None]] = {
 """What a caller sends as Authorization, and the right that it has by that."""
 
 
-def allowed(route: Route, right: Right | None) -> bool:
-    return route.right is None or right is Right.OPERATE or route.right is right
-
-
-async def test_every_route_answers_each_caller_by_its_right_alone(start: Start, tmp_path: Path) -> None:
+async def test_every_route_answers_each_caller_by_its_right_alone(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorization, "REFUSED_BURST", 1000)  # refused callers are limited
     config = StatusConfig(
         read_token_file=token_file(tmp_path / "read"),
         operate_token_file=token_file(tmp_path / "operate", OPERATE_TOKEN),
     )
     async with start(status=config, operates=True) as hub:
-        for route in ROUTES:
-            for caller, (authorization_header, right) in CALLERS.items():
-                headers = {"Authorization": authorization_header} if authorization_header is not None else {}
-                method = "HEAD" if route.operation == "events" else route.method
-                if right is None:
-                    await hub.clock.advance(1)  # refused callers are limited
-                    await hub.store.put(hub.world.document_set())
-                async with hub.session.request(
-                    method, hub.url + route.path.replace("{name}", "east"), headers=headers
-                ) as response:
-                    status = response.status
-                where = f"{route.method} {route.path} for {caller}: {status}"
-                if allowed(route, right):
-                    # without a body an operation is refused for that, but not for its caller
-                    assert status == (415 if route.method == "POST" else 200), where
-                else:
-                    assert status == (401 if right is None else 403), where
+        for caller, (authorization_header, right) in CALLERS.items():
+            headers = {"Authorization": authorization_header} if authorization_header is not None else {}
+            found = await answers(hub.session, hub.url, headers)
+            assert found == due(right, otherwise=401 if right is None else 403), caller
 
 
 async def test_no_method_but_those_of_the_table_is_answered(start: Start) -> None:

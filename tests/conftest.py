@@ -21,6 +21,8 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
+from tests.support.token_keys import lend_token_keys
+
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
     "quick", settings.get_profile("suite"), derandomize=True, database=None, max_examples=20
@@ -73,6 +75,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_configure() -> None:
+    lend_token_keys()
 
 
 def pytest_collection_finish() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -42,6 +43,9 @@ class InForce:
     behind: Mapping[str, Generation] = field(default_factory=dict)
     """Clusters that still get an older one."""
 
+
+MOST_PARSED: Final = 4
+"""Bundles that are kept parsed: the one in force is looked at several times a second."""
 
 MOST_NAMED: Final = 20
 """Anchors in a line of the audit; the rest is a number."""
@@ -115,11 +119,12 @@ def anchor_record(anchor: Anchor) -> AnchorRecord:
 
 def bundle_of(generation: Generation) -> TrustBundle:
     """The bundle of a stored generation. Raises InvalidValue where its bytes are none."""
-    return TrustBundle.from_pem(
-        generation.bundle_pem.encode(),
-        where=generation_key(generation.number),
-        trust_domain=TrustDomain(generation.trust_domain),
-    )
+    return _parsed(generation.bundle_pem, generation_key(generation.number), generation.trust_domain)
+
+
+@lru_cache(maxsize=MOST_PARSED)
+def _parsed(pem: str, where: str, trust_domain: str) -> TrustBundle:
+    return TrustBundle.from_pem(pem.encode(), where=where, trust_domain=TrustDomain(trust_domain))
 
 
 def require_mesh(in_force: InForce, trust_domain: TrustDomain) -> None:

@@ -37,7 +37,7 @@ async def box(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[B
     clock = SystemClock()
     async with members_of(request.param, tmp_path, 2) as members:
         ca = DevelopmentCa.create(tmp_path / "first-ca", name=f"first {uuid.uuid4().hex[:6]}", clock=clock)
-        federation = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=1.0)
+        federation = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=2.0)
         await federation.register()
         try:
             yield federation

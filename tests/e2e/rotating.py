@@ -143,7 +143,7 @@ async def open_mesh(
     clock, unique = SystemClock(), uuid.uuid4().hex[:6]
     async with members_of(target, directory, count) as members:
         ca = DevelopmentCa.create(directory / "first-ca", name=f"first {unique}", clock=clock)
-        box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=1.0)
+        box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=2.0)
         second = directory / "second-ca"
         box.successor = (
             ca.another(second, name=f"second {unique}")

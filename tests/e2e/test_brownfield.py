@@ -367,7 +367,7 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
     clock = SystemClock()
     async with members_of("sandbox", tmp_path, 2) as members:
         ca = DevelopmentCa.create(tmp_path / "hub-ca", name="hub", clock=clock)
-        made = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=1.0)
+        made = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=2.0)
         demo.prepare(made, life=LEAF)
         made.cluster_lines = f"earlier_longest_ttl = {LEAF.seconds}"
         try:

@@ -126,7 +126,7 @@ async def mesh_of(
     async with members_of("sandbox", directory, len(names)) as members:
         ca = DevelopmentCa.create(directory / "first-ca", name=f"first {unique}", clock=clock)
         second = DevelopmentCa.create(directory / "second-ca", name=f"second {unique}", clock=clock)
-        box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=1.0)
+        box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=2.0)
         demo.prepare(box, life=timedelta(seconds=LEAF))
         box.rotation_lines = 'soak = "1s"\nskew = "1s"\nfresh = "30s"\nwaves = 1'
         await box.register()

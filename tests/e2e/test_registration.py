@@ -24,7 +24,7 @@ async def test_a_cluster_is_registered_by_one_command_and_removed_by_another(tmp
     clock = SystemClock()
     async with sandbox_members(tmp_path, ("east", "west"), clock=clock) as members:
         ca = DevelopmentCa.create(tmp_path / "ca", name="first", clock=clock)
-        box = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=1.0)
+        box = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=2.0)
         await box.register(["east"])
         before = box.config_file.read_text("utf-8") + COMMENT
         box.config_file.write_text(before, "utf-8")

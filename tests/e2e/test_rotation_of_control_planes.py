@@ -125,7 +125,7 @@ async def open_control_planes(
             assert member.sandbox is not None
             clusters[name] = member.sandbox
         ca = DevelopmentCa.create(directory / "first-ca", name=f"first {unique}", clock=clock)
-        box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=1.0)
+        box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=2.0)
         box.successor = DevelopmentCa.create(directory / "second-ca", name=f"second {unique}", clock=clock)
         demo.prepare(box, life=timedelta(seconds=LEAF))
         box.rotation_lines += f"\nautomatic = {str(automatic).lower()}"

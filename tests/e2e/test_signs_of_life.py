@@ -29,7 +29,7 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
     clock = SystemClock()
     async with members_of("sandbox", tmp_path, 2) as members:
         ca = DevelopmentCa.create(tmp_path / "ca", name="signs of life", clock=clock)
-        box = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=1.0)
+        box = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=2.0)
         demo.prepare(box, life=timedelta(seconds=LEAF))
         await box.register()
         try:

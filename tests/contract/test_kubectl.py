@@ -18,6 +18,12 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from federation.core.config.clusters import ClusterTimeouts, Credentials
+from federation.core.identity import ClusterName
+from federation.kubernetes.session import ClusterSession
+from federation.runtime.clock import SystemClock
+from federation.state.kubernetes_events import About, EventWriter, StateEvent
+from federation.state.kubernetes_store import object_name
 from federation_sandbox.apiserver.tables import age
 from federation_sandbox.cluster import SandboxCluster
 from tests.contract.client import Api, Response, pod, unique
@@ -336,6 +342,33 @@ async def test_kubectl_creates_shows_changes_and_asks(kubectl: Kubectl, namespac
     await done(kubectl, "delete", "configmap", "applied", *here)
     code, _, err = await kubectl("get", "configmap", "applied", *here)
     assert (code, err.strip()) == (1, 'Error from server (NotFound): configmaps "applied" not found')
+
+
+async def test_kubectl_describes_an_object_of_the_state_with_the_events_of_the_hub(
+    config: dict[str, Any], kubectl: Kubectl, namespace: str, tmp_path: Path
+) -> None:
+    here, name = ("-n", namespace), object_name("current")
+    await done(kubectl, "create", "configmap", name, *here)
+    file = tmp_path / "state.kubeconfig"
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(config), "utf-8")
+    clock = SystemClock()
+    credentials = Credentials(kubeconfig=file)
+    timeouts = ClusterTimeouts()
+    async with await ClusterSession.open(
+        credentials, cluster=ClusterName("state"), timeouts=timeouts, clock=clock
+    ) as session:
+        writer = EventWriter(session, clock, namespace, "controller-0")
+        for note in ("generation 4 is in force", "generation 5 is in force"):
+            event = StateEvent(about=About.TRUST, reason="GenerationInForce", note=note)
+            await writer.write(event, permitted=lambda: True)
+    described = await done(kubectl, "describe", "configmap", name, *here)
+    events = described.partition("\nEvents:")[2]
+    assert "GenerationInForce" in events
+    assert "generation 5 is in force" in events
+    assert "federation-hub" in events
+    listed = await done(kubectl, "events", "--for", f"configmap/{name}", *here)
+    assert "generation 5 is in force" in listed
 
 
 @pytest.fixture

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from federation.clusters.discovery import MOST_SIGHTINGS, RegisteredCluster
-from federation.controller.discovery import ClusterDiscovery
-from federation.core.documents.discovery import DiscoveredCluster, Discovery, SourceReading
-from federation.core.documents.encoding import decode
+from federation.core.documents.discovery import Discovery, SourceReading
 from federation.core.documents.keys import DISCOVERED
-from federation.runtime.config_source import ConfigSource
-from federation_sandbox.apiserver.resources import Resource
 from federation_sandbox.cluster import SandboxCluster
-from tests.controller.test_rotation_driver import FailingStore
-from tests.core.config.example import PLAIN
-from tests.support.clock import VirtualClock
+from tests.controller.discovering import DiscoveringLeader, named
 from tests.support.found_clusters import (
     ISTIO_SYSTEM,
+    PROFILES,
     cluster_api_secret,
     cluster_profile,
     grants,
@@ -36,14 +29,6 @@ from tests.support.found_clusters import (
 from tests.support.patience import PATIENCE
 
 FLEET = "fleet"
-PROFILES = Resource(
-    group="multicluster.x-k8s.io",
-    version="v1alpha1",
-    plural="clusterprofiles",
-    kind="ClusterProfile",
-    singular="clusterprofile",
-    strategic=False,
-)
 EVERY = (
     f'istio_secrets = ["{ISTIO_SYSTEM}"]\nlabelled_secrets = ["{FLEET}"]\ncluster_profiles = ["{FLEET}"]\n'
     'selector = "cluster.x-k8s.io/cluster-name"\n'
@@ -51,69 +36,17 @@ EVERY = (
 ISTIO = f'istio_secrets = ["{ISTIO_SYSTEM}"]\n'
 
 
-class Hub:
+class Hub(DiscoveringLeader):
     """The hub's own cluster, and a leader of its own on a store."""
 
     def __init__(self, box: SandboxCluster, directory: Path) -> None:
+        super().__init__(directory)
         self.box = box
-        self.directory = directory
-        self.clock = VirtualClock()
-        self.store = FailingStore(directory / "state", self.clock)
-        self.leads = True
-        self.registered: list[RegisteredCluster] = []
-        self.file = directory / "clusters.toml"
-        self.source = ConfigSource(self.file, self.clock)
-
-    def configure(self, discovery: str) -> None:
-        table = f'[discovery]\nkubeconfig = "hub"\n{discovery}' if discovery else ""
-        self.file.write_text(f"{PLAIN}\n{table}", "utf-8")
 
     def add(self, *items: dict[str, Any]) -> None:
         for item in items:
             plural = "secrets" if item["kind"] == "Secret" else PROFILES.group_resource
             self.box.create(plural, item)
-
-    @contextlib.asynccontextmanager
-    async def looking(self) -> AsyncIterator[None]:
-        """A leader that looks until the block ends."""
-        discovery = ClusterDiscovery(
-            config=self.source,
-            store=self.store,
-            clock=self.clock,
-            jitter=random.Random(1),
-            allowed=lambda: self.leads,
-            registered=lambda: self.registered,
-            changed=lambda: None,
-        )
-        task = asyncio.create_task(discovery.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        assert task.cancelled(), "it never ends by itself"
-
-    async def document(self) -> Discovery | None:
-        stored = await self.store.read(DISCOVERED)
-        return decode(stored.data, Discovery, key=DISCOVERED) if stored is not None else None
-
-    async def until(self, wanted: Callable[[Discovery], bool]) -> Discovery:
-        """What is written down, as soon as it is so. Each look takes a minute of the virtual clock."""
-        seen: Discovery | None = None
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while (seen := await self.document()) is None or not wanted(seen):
-                    await self.clock.advance(1.0)
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise AssertionError(f"it never was so: {seen}") from None
-        return seen
-
-    async def again(self) -> Discovery:
-        """What is written down after one more look."""
-        before = await self.document()
-        since = before.updated if before is not None else 0.0
-        return await self.until(lambda found: found.updated > since)
 
 
 @pytest.fixture
@@ -131,10 +64,6 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
         file.touch(mode=0o600)
         file.write_text(json.dumps(config), "utf-8")
         yield Hub(box, tmp_path)
-
-
-def named(found: Discovery) -> dict[str, DiscoveredCluster]:
-    return {cluster.name: cluster for cluster in found.clusters}
 
 
 def reading(found: Discovery, source: str) -> SourceReading:

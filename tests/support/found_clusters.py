@@ -7,9 +7,18 @@ from typing import Any
 
 import yaml
 
+from federation_sandbox.apiserver.resources import Resource
 from tests.support import pki
 
 ISTIO_SYSTEM = "istio-system"
+PROFILES = Resource(
+    group="multicluster.x-k8s.io",
+    version="v1alpha1",
+    plural="clusterprofiles",
+    kind="ClusterProfile",
+    singular="clusterprofile",
+    strategic=False,
+)
 
 
 def ca_pem(name: str = "api server") -> bytes:

@@ -40,6 +40,11 @@ ADMISSION: Final = "admission"
 _UNGRANTED: Final = re.compile(r'\b[Uu]ser ("[^"]*"|\S+) (cannot|does not have|is not allowed) ')
 """How API servers word what their authorizer refuses: ``... is forbidden: User "x" cannot patch resource ...``."""
 
+_FIND_PARAMETERS: Final = (
+    "apply what the policy takes its parameters from, for the hub's guard what `federation trust guard` prints; if it is "
+    "there, restart that API server: it finds none for policies that were deleted and made anew"
+)
+
 _ADMISSION: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = (
     (
         re.compile(r"being terminated"),
@@ -50,6 +55,13 @@ _ADMISSION: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = (
         re.compile(r"(exceeded|failed|insufficient|status unknown for) quota"),
         "quota",
         "raise the ResourceQuota that is named, or delete objects that count against it; the hub tries again by itself",
+    ),
+    (
+        # Kubernetes issues 130887 and 133827, seen with v1.36.2: parameters of a built-in kind are not watched again
+        # once no binding names that kind for a second.
+        re.compile(r"AdmissionPolicy '[^']*' with binding '[^']*' denied request: .{0,80}no params found"),
+        ADMISSION,
+        _FIND_PARAMETERS,
     ),
     (
         re.compile(
@@ -142,13 +154,13 @@ def _denied(explanation: str, text: str, where: str) -> ClusterDenied | None:
     """
     ungranted = _UNGRANTED.search(explanation)
     found = [
-        (match.start(), reason, remedy)
-        for pattern, reason, remedy in _ADMISSION
+        (match.start(), place, reason, remedy)
+        for place, (pattern, reason, remedy) in enumerate(_ADMISSION)
         if (match := pattern.search(explanation)) and (ungranted is None or match.start() < ungranted.start())
     ]
     if not found:
         return None
-    _, reason, remedy = min(found)
+    _, _, reason, remedy = min(found)
     return ClusterDenied(text, where=where, reason=reason, remedy=remedy)
 
 

@@ -38,6 +38,11 @@ POLICY = (
     "request: only pinned roots"
 )
 WEBHOOK = 'admission webhook "deny.example.org" denied the request: user "hub" cannot write roots here'
+NO_PARAMETERS = (
+    "secrets \"istiod-tls\" is forbidden: ValidatingAdmissionPolicy 'federation-guard-istiod' with binding "
+    "'federation-guard-istiod' denied request: failed to configure binding: no params found for policy binding with "
+    "`Deny` parameterNotFoundAction"
+)
 FAILED = 'configmaps "x" is forbidden: failed quota: team: must specify limits.cpu'
 
 
@@ -74,7 +79,10 @@ def test_what_kube_apiserver_really_answers_is_the_right_error(name: str) -> Non
     error = error_for(status["code"], msgspec.json.encode(status), what="PATCH", where="east")
     assert (type(error), error.reason) == MEANINGS[name]
     if error.reason == "admission":
-        assert "policy or webhook that is named" in error.remedy
+        words = (
+            "restart that API server" if name == "policy_without_parameters" else "or webhook that is named"
+        )
+        assert words in error.remedy
 
 
 def test_every_answer_that_was_recorded_has_a_meaning() -> None:
@@ -104,6 +112,7 @@ def answered(message: str, reason: str = "Forbidden", code: int = 403) -> Cluste
         ),
         (QUOTA, ClusterDenied, "quota", "ResourceQuota"),
         (FAILED, ClusterDenied, "quota", "ResourceQuota"),
+        (NO_PARAMETERS, ClusterDenied, "admission", "restart that API server"),
         (ENDING, ClusterDenied, "terminating", "nothing"),
         (POLICY, ClusterDenied, "admission", "admission policy"),
         (WEBHOOK, ClusterDenied, "admission", "webhook"),

@@ -41,8 +41,8 @@ _UNGRANTED: Final = re.compile(r'\b[Uu]ser ("[^"]*"|\S+) (cannot|does not have|i
 """How API servers word what their authorizer refuses: ``... is forbidden: User "x" cannot patch resource ...``."""
 
 _FIND_PARAMETERS: Final = (
-    "apply what the policy takes its parameters from, for the hub's guard what `federation trust guard` prints; if it is "
-    "there, restart that API server: it finds none for policies that were deleted and made anew"
+    "apply what the policy takes its parameters from, for the hub's guard what `federation trust guard` prints; if it "
+    "is there, restart that API server: it finds none for policies that were deleted and made anew"
 )
 
 _ADMISSION: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.config.hub import KubernetesCallersConfig, StatusConfig
@@ -41,6 +43,13 @@ async def grant(api: Api, namespace: str, account: str, *rules: dict[str, Any]) 
         },
     )
     return name
+
+
+def roles_of_the_page() -> dict[str, list[dict[str, Any]]]:
+    """The ClusterRoles that docs/how-to/callers.md has to copy, as rules by their names."""
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "callers.md").read_text("utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return {role["metadata"]["name"]: role["rules"] for block in blocks for role in yaml.safe_load_all(block)}
 
 
 def path_rule(verb: str, path: str) -> dict[str, Any]:
@@ -116,8 +125,9 @@ async def test_every_route_answers_each_caller_by_the_roles_that_it_has(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(authorization, "REFUSED_BURST", 1000)
-    await hub.account("reader", path_rule(*READ))
-    await hub.account("operator", path_rule(*OPERATE))
+    roles = roles_of_the_page()
+    await hub.account("reader", *roles["federation-hub-reader"])
+    await hub.account("operator", *roles["federation-hub-operator"])
     await hub.account("stranger")
     config = StatusConfig(
         kubernetes=KubernetesCallersConfig(kubeconfig=tmp_path / "kubeconfig", audience=AUDIENCE)

@@ -124,6 +124,46 @@ def install(directory: Path, *wheels: Path) -> Installed:
     return Installed(directory)
 
 
+WITHOUT_A_CLUSTER = (
+    (("completion", "bash"), "federation"),
+    (("pki", "server", "served", "federation-status.federation-system.svc"), ""),
+    (("clusters", "list"), "east"),
+    (("clusters", "istio", "east"), "caAddress"),
+    (("trust", "guard"), "federation-guard"),
+    (("authority", "check"), "ecdsa-p256"),
+)
+"""Verbs that need no API server and no hub, in the directory of a configuration; what each has to say."""
+
+CLUSTER = """
+trust_domain = "mesh.example"
+[listener]
+server_names = ["hub.mesh.example"]
+listen = "127.0.0.1:15443"
+[status]
+listen = "127.0.0.1:0"
+[state]
+directory = "state"
+[[clusters]]
+name = "east"
+cluster_id = "east"
+signer = { kubeconfig = "signer.kubeconfig" }
+controller = { kubeconfig = "controller.kubeconfig" }
+"""
+
+
+def test_the_hubs_wheel_alone_does_what_needs_no_cluster(wheels: dict[str, Path], tmp_path: Path) -> None:
+    alone = install(tmp_path / "alone", wheels["federation_hub"])
+    made = alone.run("federation", "pki", "init", "ca")
+    assert made.returncode == 0, made.stderr
+    (alone.directory / "clusters.toml").write_text(f"{CLUSTER}\n{made.stdout}")
+    for words, wanted in WITHOUT_A_CLUSTER:
+        done = alone.run("federation", *words)
+        assert done.returncode == 0, (words, done.stderr)
+        assert wanted in done.stdout + done.stderr, words
+    signer = alone.run("federation", "signer", "--config", "nowhere.toml")
+    assert (signer.returncode, "nowhere.toml" in signer.stderr) == (2, True)
+
+
 def test_the_hubs_wheel_alone_has_every_verb_and_says_what_the_demo_needs(
     wheels: dict[str, Path], tmp_path: Path
 ) -> None:

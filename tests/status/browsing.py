@@ -24,6 +24,9 @@ FLAGS: Final = [
     "--disable-component-update",
     "--disable-sync",
 ]
+DRAWN: Final = "() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
+"""What the page does after another size, or after an answer, is done two frames later."""
+
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found; set CHROMIUM to its path")
 
 
@@ -56,3 +59,22 @@ async def page(browser: Any) -> AsyncIterator[Any]:
 def _note(page: Any, said: Any) -> None:
     if "Content Security Policy" in said.text:
         page.errors.append(said.text)
+
+
+async def accessibility_problems(page: Any, options: dict[str, Any] | None = None) -> set[str]:
+    """What axe-core finds by the rules of WCAG A and AA and its best practices, or by those of ``options``.
+
+    The page's context has to bypass its policy, for the script is brought in from here.
+    """
+    axe = pytest.importorskip(
+        "axe_playwright_python.async_playwright", reason="axe is not installed (extra: test)"
+    )
+    await page.evaluate(axe.Axe().axe_script)
+    results = await page.evaluate(
+        "(options) => axe.run(document, options)", {"resultTypes": ["violations"], **(options or {})}
+    )
+    return {
+        f"{each['id']}: {node['target']} {node['failureSummary']}"
+        for each in results["violations"]
+        for node in each["nodes"]
+    }

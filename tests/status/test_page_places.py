@@ -14,7 +14,7 @@ from federation.core.config.hub import StatusConfig
 from federation.core.config.types import Address
 from federation.core.rotation.record import State
 from federation.status.encoding import encode_answer
-from tests.status.browsing import browser, needs_chromium, page
+from tests.status.browsing import DRAWN, accessibility_problems, browser, needs_chromium, page
 from tests.status.conftest import Start
 from tests.status.page_states import STATES, PageState, fleet, hours, loses, rotating
 from tests.status.rotations import quarantine
@@ -274,16 +274,9 @@ NARROW = {"runOnly": ["color-contrast", "scrollable-region-focusable", "target-s
 """The rules that colours and the width of the screen have to do with: the others have been asked."""
 
 
-DRAWN = "() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
-"""What the page does after another size is done two frames later."""
-
-
 @pytest.mark.parametrize("name", CHECKED)
 async def test_axe_finds_nothing(name: str, start: Start, browser: Any, tmp_path: Any) -> None:
     """axe-core by the rules of WCAG A and AA and its best practices, wide and light; colours and widths on a phone."""
-    axe = pytest.importorskip(
-        "axe_playwright_python.async_playwright", reason="axe is not installed (extra: test)"
-    )
     state = CHECKED[name]
     token = token_file(tmp_path / "token") if name == "token" else None
     status = StatusConfig(listen=Address("127.0.0.1", 0), read_token_file=token)
@@ -301,20 +294,10 @@ async def test_axe_finds_nothing(name: str, start: Start, browser: Any, tmp_path
             )
             await page.goto(f"{hub.url}/#{state.place}")
             await page.wait_for_selector("#token-form:not([hidden]), #verdict-word:not(:empty)")
-            checks = axe.Axe()
-            await page.evaluate(checks.axe_script)
-            for width, scheme, options in ((1400, "light", {}), (390, "dark", NARROW)):
+            for width, scheme, options in ((1400, "light", None), (390, "dark", NARROW)):
                 await page.set_viewport_size({"width": width, "height": 900})
                 await page.emulate_media(color_scheme=scheme)
                 await page.evaluate(DRAWN)
-                results = await page.evaluate(
-                    "(options) => axe.run(document, options)", {"resultTypes": ["violations"], **options}
-                )
-                found = {
-                    f"{each['id']}: {node['target']} {node['failureSummary']}"
-                    for each in results["violations"]
-                    for node in each["nodes"]
-                }
-                assert found == set(), f"{scheme}, {width} pixels"
+                assert await accessibility_problems(page, options) == set(), f"{scheme}, {width} pixels"
         finally:
             await context.close()

@@ -538,8 +538,9 @@ def _configuration(snapshot: Snapshot) -> Iterator[Attention]:
             code="anchor_proposed",
             detail=f"an anchor that is not pinned was found: {proposal.subject} ({proposal.sha256})",
             where=proposal.cluster or proposal.origin,
-            remedy="`federation trust accept` its fingerprint if it is yours, which pins it as the own CA of every "
-            "cluster that it was found in; if it is not, find out who put it there, then `federation trust dismiss` it",
+            remedy="if it is yours, run `federation trust accept` with its fingerprint, which pins it as the own CA of "
+            "every cluster that it was found in; if it is not, find out who put it there, then run "
+            "`federation trust dismiss`",
             since=proposal.first_seen,
         )
     unsealed = [operation for operation in snapshot.documents.operations if operation.reason == "unsealed"]

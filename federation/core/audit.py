@@ -1,8 +1,8 @@
 """What a line of the audit says, whichever role writes it: who did what, from where, and what it changed. Pure.
 
 A line is a record of the logs ``federation.signer.audit``, ``federation.controller.audit`` and, for the configuration
-that a process runs, ``federation.runtime.audit``; with ``--log-format
-json`` each is one JSON object. Every one has all of :data:`FIELDS`, and beside them what its action has.
+that a process runs, ``federation.runtime.audit``; with ``--log-format json`` each is one JSON object. Every one has all
+of :data:`FIELDS`, and beside them what its action has.
 """
 
 from __future__ import annotations

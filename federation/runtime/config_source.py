@@ -179,7 +179,7 @@ class ConfigSource:
         """Write a line of the audit. Who edited the file its own place knows: an API server's audit, or git."""
         _audit.info(
             "the configuration is %s",
-            "refused" if action == "refuse_configuration" else "changed",
+            "refused" if action == "refuse_configuration" else "taken up",
             extra=audit_fields(
                 action,
                 actor=NONE,

@@ -1,103 +1,80 @@
-"""Clusters are found on the sandbox and on a real API server alike, with the rights that the chart grants."""
+"""Discovery, version, and what is said where there is nothing."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import pytest
 
-from federation_sandbox.cluster import SandboxCluster
 from tests.contract.client import Api
-from tests.controller.discovering import DiscoveringLeader, named
-from tests.support.found_clusters import (
-    PROFILES,
-    cluster_api_secret,
-    cluster_profile,
-    grants,
-    remote_secret,
+
+
+async def test_version(api: Api) -> None:
+    about = (await api.get("/version")).json
+    assert about["major"] == "1"
+    assert int(re.match(r"\d+", about["minor"])[0]) >= 34  # type: ignore[index]
+    assert about["gitVersion"].startswith(f"v1.{about['minor'].rstrip('+')}.")
+
+
+async def test_the_date_is_the_servers(api: Api) -> None:
+    date = parsedate_to_datetime((await api.get("/version")).headers["Date"])
+    assert abs((datetime.now(UTC) - date).total_seconds()) < 60
+
+
+async def test_core_and_groups(api: Api) -> None:
+    core = (await api.get("/api")).json
+    assert (core["kind"], core["versions"]) == ("APIVersions", ["v1"])
+    groups = (await api.get("/apis")).json
+    assert groups["kind"] == "APIGroupList"
+    names = {group["name"] for group in groups["groups"]}
+    assert names >= {
+        "authentication.k8s.io",
+        "authorization.k8s.io",
+        "certificates.k8s.io",
+        "coordination.k8s.io",
+        "rbac.authorization.k8s.io",
+    }
+    one = (await api.get("/apis/coordination.k8s.io")).json
+    assert (one["kind"], one["preferredVersion"]["groupVersion"]) == ("APIGroup", "coordination.k8s.io/v1")
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "kind", "namespaced"),
+    [
+        ("/api/v1", "configmaps", "ConfigMap", True),
+        ("/api/v1", "namespaces", "Namespace", False),
+        ("/api/v1", "serviceaccounts/token", "TokenRequest", True),
+        ("/apis/coordination.k8s.io/v1", "leases", "Lease", True),
+        ("/apis/rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole", False),
+        ("/apis/certificates.k8s.io/v1beta1", "clustertrustbundles", "ClusterTrustBundle", False),
+        ("/apis/authentication.k8s.io/v1", "tokenreviews", "TokenReview", False),
+        ("/apis/authorization.k8s.io/v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False),
+    ],
 )
-
-PATH = f"/apis/{PROFILES.group}/{PROFILES.version}"
-
-
-@pytest.fixture
-async def profiles(api: Api, box: SandboxCluster, namespace: str) -> str:
-    """The path of the namespace's ClusterProfiles."""
-    if (await api.get(PATH)).status == 404:
-        if api.config["clusters"] != box.kubeconfig()["clusters"]:
-            pytest.skip(
-                "it serves no ClusterProfiles: apply the CRD of kubernetes-sigs/cluster-inventory-api"
-            )
-        box.register(PROFILES)
-    return f"{PATH}/namespaces/{namespace}/{PROFILES.plural}"
+async def test_resources(api: Api, path: str, name: str, kind: str, namespaced: bool) -> None:
+    listed = (await api.get(path)).json
+    assert listed["kind"] == "APIResourceList"
+    assert listed["groupVersion"] == path.removeprefix("/apis/").removeprefix("/api/")
+    entry = {resource["name"]: resource for resource in listed["resources"]}[name]
+    assert (entry["kind"], entry["namespaced"]) == (kind, namespaced)
+    assert "create" in entry["verbs"]
 
 
-async def opened(config: dict[str, Any], token: str, directory: Path) -> DiscoveringLeader:
-    leader = DiscoveringLeader(directory)
-    user = config["contexts"][0]["context"]["user"]
-    file = directory / "hub"
-    file.touch(mode=0o600)
-    file.write_text(json.dumps({**config, "users": [{"name": user, "user": {"token": token}}]}), "utf-8")
-    return leader
+async def test_an_unknown_resource_is_a_status_an_unknown_group_is_not(api: Api) -> None:
+    resource = await api.get("/api/v1/nothings")
+    assert (resource.status, resource.reason) == (404, "NotFound")
+    assert resource.json["message"] == "the server could not find the requested resource"
+    for path in ("/apis/nothing.example/v1/nothings", "/nothing"):
+        response = await api.get(path)
+        assert (response.status, response.raw) == (404, b"404 page not found\n")
+        assert response.headers["Content-Type"].startswith("text/plain")
 
 
-async def test_every_source_is_read_with_the_rights_that_the_chart_grants(
-    config: dict[str, Any], api: Api, namespace: str, profiles: str, tmp_path: Path
-) -> None:
-    for group, resource in (("", "secrets"), (PROFILES.group, PROFILES.plural)):
-        role, binding = grants(namespace, group, resource, account="app", of=namespace)
-        path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
-        await api.make(f"{path}/roles", role)
-        await api.make(f"{path}/rolebindings", binding)
-    secrets = f"/api/v1/namespaces/{namespace}/secrets"
-    await api.make(secrets, remote_secret("east", "https://east:6443", namespace=namespace))
-    await api.make(secrets, cluster_api_secret("west", "https://west:6443", namespace=namespace))
-    profile = cluster_profile("north", "https://proxy/north", namespace=namespace)
-    made = await api.make(profiles, profile)
-    if "status" not in made:  # where status is a resource of its own, as with the real CRD
-        answer = await api.put(f"{profiles}/north/status", {**made, "status": profile["status"]})
-        assert answer.status == 200, answer.raw
-
-    leader = await opened(config, await api.token(namespace, "app"), tmp_path)
-    leader.configure(
-        f'istio_secrets = ["{namespace}"]\nlabelled_secrets = ["{namespace}"]\n'
-        f'cluster_profiles = ["{namespace}"]\nselector = "cluster.x-k8s.io/cluster-name"\n'
-    )
-    await leader.source.load()
-    async with leader.looking():
-        found = await leader.until(lambda found: len(found.clusters) == 3)
-        servers = {name: cluster.server for name, cluster in named(found).items()}
-        assert servers == {
-            "east": "https://east:6443",
-            "west": "https://west:6443",
-            "north": "https://proxy/north",
-        }
-        assert [each.problem for each in found.sources] == [None, None, None]
-        assert (await api.delete(f"{profiles}/north")).status == 200
-        await api.delete(f"{secrets}/istio-remote-secret-east")
-        found = await leader.until(lambda found: len(found.clusters) == 1)
-        assert set(named(found)) == {"west"}
-
-
-async def test_a_source_without_its_right_says_so_and_stops_no_other(
-    config: dict[str, Any], api: Api, namespace: str, profiles: str, tmp_path: Path
-) -> None:
-    assert profiles
-    role, binding = grants(namespace, "", "secrets", account="app", of=namespace)
-    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
-    await api.make(f"{path}/roles", role)
-    await api.make(f"{path}/rolebindings", binding)
-    east = remote_secret("east", "https://east:6443", namespace=namespace)
-    await api.make(f"/api/v1/namespaces/{namespace}/secrets", east)
-    leader = await opened(config, await api.token(namespace, "app"), tmp_path)
-    leader.configure(f'istio_secrets = ["{namespace}"]\ncluster_profiles = ["{namespace}"]\n')
-    await leader.source.load()
-    async with leader.looking():
-        found = await leader.until(lambda found: len(found.sources) == 2 and len(found.clusters) == 1)
-        read, refused = found.sources
-        assert (read.source, read.problem) == ("istio_secret", None)
-        assert refused.problem is not None
-        assert refused.problem.code == "forbidden"
-        assert f"get and list {PROFILES.plural}.{PROFILES.group}" in refused.problem.remedy
+@pytest.mark.parametrize(
+    ("method", "path"), [("PUT", "/api/v1/configmaps"), ("POST", "/api/v1/namespaces/default")]
+)
+async def test_a_verb_the_resource_has_not_is_not_allowed(api: Api, method: str, path: str) -> None:
+    refused = await api.call(method, path, {"metadata": {"name": "x"}})
+    assert (refused.status, refused.reason) == (405, "MethodNotAllowed")

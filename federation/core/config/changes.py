@@ -26,7 +26,7 @@ def changes(before: HubConfig, after: HubConfig) -> tuple[str, str]:
 def _lacking(config: HubConfig, other: HubConfig) -> str:
     pins = config.trust.pins - other.trust.pins
     staged = config.trust.staged - other.trust.staged
-    clusters = {str(cluster.name) for cluster in config.clusters if other.cluster(cluster.name) is None}
+    clusters = {str(cluster.name) for cluster in config.clusters} - {str(c.name) for c in other.clusters}
     named = (("pin", pins), ("staged", staged), ("cluster", clusters))
     return "; ".join([f"digest {config.digest[:16]}", *(_named(kind, of) for kind, of in named if of)])
 
@@ -38,8 +38,8 @@ def _differing(before: HubConfig, after: HubConfig) -> list[str]:
         if field.name not in _OF_THE_TEXT | {"clusters"}
         if getattr(before, field.name) != getattr(after, field.name)
     }
-    both = ((before.cluster(cluster.name), cluster) for cluster in after.clusters)
-    found |= {f"clusters.{now.name}" for then, now in both if then is not None and then != now}
+    then = {cluster.name: cluster for cluster in before.clusters}
+    found |= {f"clusters.{now.name}" for now in after.clusters if then.get(now.name, now) != now}
     return [_named("changed", found)] if found else []
 
 

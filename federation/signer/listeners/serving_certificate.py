@@ -183,9 +183,8 @@ class RunningListener:
             return POLL
         if not isinstance(self.serving.problem, NotReady):
             return RETRY
-        return min(
-            RETRY, max(MISSING, waited / 10)
-        )  # at a start what is missing comes at once, or not for long
+        # At a start what is missing comes at once, or not for long.
+        return min(RETRY, max(MISSING, waited / 10))
 
     async def close(self, drain: float) -> None:
         """Stop listening; calls under way have ``drain`` seconds to end."""

@@ -20,7 +20,7 @@ QUICK := tests/core tests/status tests/test_project.py tests/test_dependencies.p
 NOT_QUICK := tests/core/pki/test_requests_hostile.py tests/core/trust/rotation/test_mutations.py \
   tests/core/trust/rotation/test_state_machine.py tests/status/test_page_browser.py
 
-.PHONY: demo test quick lint types contracts check bench bench-scale bench-soak attack docs image release clean venv
+.PHONY: demo test quick lint types contracts check bench bench-scale bench-soak attack docs image version release clean venv
 
 venv: $(VENV)/.test
 
@@ -89,6 +89,10 @@ docs: $(DOCS_VENV)/.docs
 # With Docker, Podman or Buildah. The tests carry out the Dockerfile's steps without one.
 image: $(VENV)/.test
 	@$(BIN)/python -m release --image $(or $(TAG),federation-hub:dev)
+
+# The version into every file that names it, and what is unreleased into a section of the change log.
+version: $(VENV)/.test
+	@$(BIN)/python -m release --prepare $(VERSION)
 
 # Every file of a release in dist/VERSION, from the commit; nothing is published.
 release: $(VENV)/.test

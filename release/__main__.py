@@ -2,6 +2,7 @@
 
 ::
 
+    python -m release --prepare 0.2.0              # the version into every file that names it, and into the change log
     python -m release 0.2.0 [--directory dist/0.2.0]
     python -m release --image [TAG]
 
@@ -25,7 +26,7 @@ import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,12 +35,14 @@ BUILDERS: Final = ("docker", "podman", "buildah")
 LIMIT: Final = 3600.0  # seconds for a build
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(-(alpha|beta|rc)\.\d+)?")
 VERSIONED: Final[Mapping[str, str]] = {
-    "pyproject.toml": r'^version = "([^"]+)"',
-    "federation_sandbox/pyproject.toml": r'^version = "([^"]+)"',
+    "pyproject.toml": r'(?:^version = "|"federation-hub-sandbox==)([^"]+)"',
+    "federation_sandbox/pyproject.toml": r'(?:^version = "|"federation-hub==)([^"]+)"',
     "charts/federation-hub/Chart.yaml": r"^(?:appV|v)ersion: (\S+)$",
     "Dockerfile": r'image\.version="([^"]+)"',
     "manifests/hub/controller.yaml": r"image: federation-hub:(\S+)",
     "manifests/hub/signer.yaml": r"image: federation-hub:(\S+)",
+    "manifests/README.md": r"(?:/federation-hub:|newTag: )(\S+)",
+    "docs/openapi.json": r'^  "version": "([^"]+)"',
 }
 """Where a version stands; a test of the suite holds them together."""
 
@@ -58,6 +61,50 @@ def problems(tree: Path, version: str) -> list[str]:
         if stated != {version}:
             found.append(f"{name} says {', '.join(sorted(stated)) or 'nothing'}: write {version} there")
     return [*found, *_change_log_problems((tree / "CHANGELOG.md").read_text("utf-8"), version)]
+
+
+def prepare(tree: Path, version: str, today: date) -> list[Path]:
+    """Write the version into every file that names one, and give what is unreleased its section; the files.
+
+    Raises ReleaseError where the change log does not say what a release has to, and writes nothing then.
+    """
+    if not _VERSION.fullmatch(version):
+        raise ReleaseError(f"{version!r} is no version: write 1.2.3 or 1.2.3-rc.1")
+    log = (tree / "CHANGELOG.md").read_text("utf-8")
+    unreleased = changes(log, "Unreleased")
+    if unreleased is None or not re.search(r"^- ", unreleased, re.MULTILINE):
+        raise ReleaseError("CHANGELOG.md has nothing under [Unreleased]: there is nothing to release")
+    if changes(log, version) is not None:
+        raise ReleaseError(f"CHANGELOG.md has a section of {version}: name a later version")
+    heading = f"## [Unreleased]\n\n## [{version}] - {today.isoformat()}\n"
+    texts = {"CHANGELOG.md": log.replace("## [Unreleased]\n", heading, 1)}
+    if found := _change_log_problems(texts["CHANGELOG.md"], version):
+        raise ReleaseError("\n".join(found))
+    for name, pattern in VERSIONED.items():
+        texts[name] = _with_version((tree / name).read_text("utf-8"), pattern, version)
+    digests = tree / "manifests" / "hub" / "chart.sha256"
+    texts[str(digests.relative_to(tree))] = _with_digests(digests.read_text("utf-8"), texts)
+    for name, text in texts.items():
+        (tree / name).write_text(text, "utf-8")
+    return [tree / name for name in sorted(texts)]
+
+
+def _with_version(text: str, pattern: str, version: str) -> str:
+    def stated(found: re.Match[str]) -> str:
+        start, end = (at - found.start() for at in found.span(1))
+        return f"{found[0][:start]}{version}{found[0][end:]}"
+
+    return re.sub(pattern, stated, text, flags=re.MULTILINE)
+
+
+def _with_digests(lines: str, texts: Mapping[str, str]) -> str:
+    """The list of digests with those of the files that have another text now."""
+    found = []
+    for line in lines.splitlines():
+        _, name = line.split("  ", 1)
+        digest = f"{hashlib.sha256(texts[name].encode()).hexdigest()}  {name}" if name in texts else line
+        found.append(f"{digest}\n")
+    return "".join(found)
 
 
 def _change_log_problems(text: str, version: str) -> list[str]:
@@ -238,6 +285,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "version", nargs="?", help="such as 0.2.0: what every file that names a version has to say"
     )
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="write the version into the files of this work tree and what is unreleased into a section of the change "
+        "log, and make nothing",
+    )
     parser.add_argument("--directory", type=Path, help="where the files go (default: dist/VERSION)")
     parser.add_argument(
         "--image", metavar="TAG", help="only build the image of this work tree, under that tag"
@@ -250,6 +303,10 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if not args.version:
             parser.error("name the version: make release VERSION=0.2.0")
+        if args.prepare:
+            print(*prepare(ROOT, args.version, datetime.now(UTC).date()), sep="\n")
+            print("look at it and commit it; then make release with the same version")
+            return 0
         directory: Path = args.directory or ROOT / "dist" / args.version
         for line in release(ROOT, args.version, directory):
             print(line)

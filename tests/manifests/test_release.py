@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import tarfile
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,14 @@ def run_git(repository: Path, *arguments: str) -> None:
 
 
 def files_of_a_release() -> list[Path]:
-    singles = ["pyproject.toml", "README.md", "LICENSE", "Dockerfile", "requirements.lock"]
+    singles = [
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "Dockerfile",
+        "requirements.lock",
+        "docs/openapi.json",
+    ]
     folders = ["federation", "federation_sandbox", "charts", "manifests"]
     found = [ROOT / name for name in singles]
     for folder in folders:
@@ -59,18 +66,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     link = ROOT / "federation_sandbox" / "manifests" / "member"
     (directory / "federation_sandbox" / "manifests").mkdir()
     (directory / link.relative_to(ROOT)).symlink_to(link.readlink())
-    for name, pattern in release.VERSIONED.items():
-        file = directory / name
-        text = re.sub(
-            pattern,
-            lambda found: found[0].replace(found[1] if found.re.groups else "", VERSION),
-            file.read_text("utf-8"),
-            flags=re.MULTILINE,
-        )
-        file.write_text(text, "utf-8")
     (directory / "CHANGELOG.md").write_text(
-        f"# Changes\n\n## [Unreleased]\n\n{SECTION}\n## [7.8.8] - 2026-01-01\n"
+        f"# Changes\n\n## [Unreleased]\n{SECTION.partition(chr(10))[2]}\n## [7.8.8] - 2026-01-01\n"
     )
+    release.prepare(directory, VERSION, date(2026, 12, 1))
     run_git(directory, "init", "--quiet")
     run_git(directory, "add", "--all")
     run_git(directory, "commit", "--quiet", "--message=ready")
@@ -155,6 +154,37 @@ def test_the_bill_of_materials_lists_each_locked_package_and_what_asks_for_it(ma
         reached.add(ref)
         left += needs[ref] - reached
     assert reached >= set(of.values()), "everything is there for a reason"
+
+
+def test_preparing_leaves_no_former_version_and_writes_nothing_where_the_change_log_is_not_ready(
+    repository: Path, tmp_path: Path
+) -> None:
+    tree, later = tmp_path / "tree", "7.9.0-rc.1"
+    release.export(repository, tree)
+    log = tree / "CHANGELOG.md"
+    ready = log.read_text()
+
+    def refusal(text: str) -> str:
+        log.write_text(text)
+        before = {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+        with pytest.raises(release.ReleaseError) as refused:
+            release.prepare(tree, later, date(2026, 12, 2))
+        assert {path: path.read_bytes() for path in before} == before
+        return str(refused.value)
+
+    assert "nothing under [Unreleased]" in refusal(ready)
+    something = ready.replace("## [Unreleased]\n", "## [Unreleased]\n\n### Fixed\n\n- A mistake.\n")
+    assert "no `### Compatibility`" in refusal(something)
+    log.write_text(something.replace("- A mistake.\n", "- A mistake.\n\n### Compatibility\n\n- As before.\n"))
+
+    assert set(release.prepare(tree, later, date(2026, 12, 2))) > {tree / "pyproject.toml", log}
+    assert release.problems(tree, later) == []
+    assert [name for name in release.VERSIONED if VERSION in (tree / name).read_text()] == []
+    assert release.changes(log.read_text(), later).startswith(f"## [{later}] - 2026-12-02\n\n### Fixed\n")
+    digests = tree / "manifests" / "hub" / "chart.sha256"
+    subprocess.run(
+        ["sha256sum", "--check", "--quiet", "--strict", str(digests)], cwd=tree, check=True, timeout=60
+    )
 
 
 def test_what_is_not_ready_is_said_at_once_and_makes_nothing(repository: Path, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ class RunningListener:
         if not isinstance(self.serving.problem, NotReady):
             return RETRY
         # At a start what is missing comes at once, or not for long.
-        return min(RETRY, max(MISSING, waited / 10))
+        return min(RETRY, max(MISSING, waited / 40))
 
     async def close(self, drain: float) -> None:
         """Stop listening; calls under way have ``drain`` seconds to end."""

@@ -30,7 +30,7 @@ from typing import Final, Self
 from msgspec.structs import replace
 
 from federation.core.clock import Clock
-from federation.core.documents.signer import Histogram, RefusalsReport
+from federation.core.documents.signer import REMOVED_CLUSTER, Histogram, RefusalsReport
 from federation.core.errors import FederationError
 
 NO_CLUSTER: Final = "-"
@@ -62,6 +62,8 @@ class Accounting:
         self._latency = [0] * (len(BOUNDS) + 1)
         self._seconds = 0.0
         self.issued = 0
+        self.removed = RefusalsReport()
+        """Callers of clusters that were removed: apart, so that they take the place of no other that is refused."""
 
     def count_issued(self, cluster: str, *, seconds: float, now: float, own: bool = False) -> None:
         """A certificate was issued at ``now`` (seconds since the epoch) and took ``seconds``.
@@ -96,8 +98,8 @@ class Accounting:
         ``proven`` says that the cluster is answerable for the caller: its key signed the token, or its API server
         confirmed it. A caller that only names a cluster must not be able to make that cluster look unhealthy.
         """
-        counts = self._of(cluster)
-        before = counts.refusals if proven else counts.unproven
+        counts, is_removed = self._of(cluster), error.reason == REMOVED_CLUSTER
+        before = self.removed if is_removed else counts.refusals if proven else counts.unproven
         noted = RefusalsReport(
             count=before.count + 1,
             since=before.since or now,
@@ -106,7 +108,9 @@ class Accounting:
             detail=error.what[:MOST_TEXT],
             remedy=error.remedy[:MOST_TEXT],
         )
-        if proven:
+        if is_removed:
+            self.removed = noted
+        elif proven:
             counts.refusals = noted
         else:
             counts.unproven = noted

@@ -446,6 +446,7 @@ class SignerRole:
                 for config in self._registry.clusters
             },
             unattributed=self._accounting.unproven(NO_CLUSTER),
+            removed=self._accounting.removed,
             shared_keys=self._routing.shared_keys(),
             rejected_calls=self._rejected_calls.report(),
             connections_refused=self._connections_refused.report(),

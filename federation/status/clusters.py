@@ -321,6 +321,13 @@ def unattributed_view(snapshot: Snapshot) -> RefusedView:
     return refused_view(snapshot, together(reports), WorkloadsReport())
 
 
+def removed_view(snapshot: Snapshot) -> RefusedView:
+    """Callers that name a cluster which was removed."""
+    return refused_view(
+        snapshot, together(signer.removed for signer in snapshot.signers.values()), WorkloadsReport()
+    )
+
+
 def unproven_view(snapshot: Snapshot, name: str) -> RefusedView:
     """Callers that named this cluster, got nothing, and for whom nothing shows that they are of it."""
     signers = tuple(snapshot.signers.values())

@@ -28,15 +28,19 @@ _OPEN_FILES = "so that a process says that its limit of open files is near befor
 _CREDENTIAL = (
     "when the role's credential for a member ends, and how its renewal goes; nothing known by default"
 )
-ADDED: dict[str, str] = {
-    f"{prefix}.{name}": _OPEN_FILES
-    for prefix in ("controllers", "signers")
-    for name in ("open_files", "open_files_limit")
-} | {
-    f"{prefix}.clusters.{cluster}.credential": _CREDENTIAL
-    for prefix in ("controllers", "signers")
-    for cluster in ("east", "west", "north")
-}
+ADDED: dict[str, str] = (
+    {
+        f"{prefix}.{name}": _OPEN_FILES
+        for prefix in ("controllers", "signers")
+        for name in ("open_files", "open_files_limit")
+    }
+    | {
+        f"{prefix}.clusters.{cluster}.credential": _CREDENTIAL
+        for prefix in ("controllers", "signers")
+        for cluster in ("east", "west", "north")
+    }
+    | {"signers.removed": "callers of removed clusters are counted apart from those of none"}
+)
 """Fields that this version writes and the last one did not, by their path, with the reason."""
 
 NAMES = json.loads((STATE / "fields.json").read_text("utf-8"))

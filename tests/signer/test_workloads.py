@@ -192,23 +192,27 @@ async def test_callers_of_no_registered_cluster_are_counted_separately(tmp_path:
         assert token not in repr(hub.role.report())
 
 
-async def test_callers_of_a_removed_cluster_are_reported_as_such(tmp_path: Path) -> None:
+async def test_callers_of_a_removed_cluster_are_reported_apart(tmp_path: Path) -> None:
     async with running_signer(tmp_path, ["east", "west"]) as hub:
         pods(hub, "a")
         token = hub.clusters["east"].token("foo", "bar", pod="a")
 
-        async def refused(cluster: str) -> str:
+        async def refused(cluster: str) -> None:
             assert (await hub.ask(cluster, token)).code is grpc.StatusCode.UNAUTHENTICATED
-            return hub.role.report().unattributed.reason
 
         hub.registered = ["east"]
         await hub.reconfigure()
-        assert await refused("west") == "removed_cluster"
-        assert await refused("nowhere") == "unknown_cluster"
+        for cluster in ("nowhere", "west", "west"):
+            await refused(cluster)
+        report = hub.role.report()
+        assert (report.removed.count, report.removed.reason) == (2, "removed_cluster")
+        unattributed = report.unattributed
+        assert (unattributed.count, unattributed.reason) == (1, "unknown_cluster"), "nothing hides it"
         hub.registered = ["east", "west"]
         await hub.reconfigure()
         await refused("west")
         assert hub.role.report().clusters["west"].unproven.reason == "token_of_another_cluster"
+        assert hub.role.report().removed.count == 2
 
 
 @pytest.mark.parametrize("order", [1, -1])

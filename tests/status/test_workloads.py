@@ -242,13 +242,16 @@ def test_callers_of_no_registered_cluster_are_a_warning() -> None:
     assert "clusterName" in status.attention[0].remedy
 
 
-def test_callers_of_a_removed_cluster_degrade_nothing() -> None:
+def test_callers_of_a_removed_cluster_degrade_nothing_and_hide_no_others() -> None:
     world = World(NAMES, T)
-    world.edit_signer(
-        "signer-0", unattributed=replace(REFUSED, reason="removed_cluster", detail="it was removed")
-    )
+    removed = replace(REFUSED, reason="removed_cluster", detail="it was removed", last=T)
+    world.edit_signer("signer-0", removed=removed)
     status = seen(world)
-    assert (status.verdict, codes(status)) == ("healthy", {"callers_of_no_cluster": "notice"})
+    assert (status.verdict, codes(status)) == ("healthy", {"callers_of_removed_cluster": "notice"})
+    world.edit_signer("signer-1", unattributed=replace(REFUSED, reason="unknown_cluster", last=T - 5))
+    status = seen(world)
+    assert status.verdict == "degraded"
+    assert codes(status) == {"callers_of_no_cluster": "warning", "callers_of_removed_cluster": "notice"}
 
 
 def test_metrics_have_a_sample_for_each_cluster_where_the_number_is_known() -> None:

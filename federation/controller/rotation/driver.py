@@ -47,12 +47,10 @@ from federation.controller.rotation.operations import (
     OperationMac,
     OperationQueue,
     Proposed,
-    summary_of,
     taken_over,
 )
 from federation.controller.rotation.report import report_of_rotation
-from federation.controller.rotation.store import RotationStore, and_applied, with_setback
-from federation.core.audit import NONE, audit_fields
+from federation.controller.rotation.store import RotationStore, and_applied, summary_of, with_setback
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
 from federation.core.config.hub import HubConfig
@@ -75,7 +73,6 @@ from federation.core.trust.joining import Position
 from federation.state.store import StateConflict, StateStore
 
 _logger = logging.getLogger(__name__)
-_audit = logging.getLogger("federation.controller.audit")
 
 SMOOTHING: Final = 30.0  # seconds over which the rate is averaged
 
@@ -429,28 +426,11 @@ class RotationDriver:
         )
 
     async def _save(self, record: RotationRecord) -> None:
-        before = summary_of(self.rotation_store.record)
         try:
             await self.rotation_store.save(record)
         except StateUnavailable:
             self._loaded = False  # it may have been written all the same
             raise
-        after = summary_of(self.rotation_store.record)
-        if after != before:
-            _audit.info(
-                "the record of rotations: %s, before: %s",
-                after,
-                before,
-                extra=audit_fields(
-                    "change_rotation",
-                    actor="controller",  # by an operation, whose own lines say whose, or because a gate opened
-                    actor_kind="leader",
-                    source=NONE,
-                    object="rotation",
-                    before=before,
-                    after=after,
-                ),
-            )
 
     def _note_delivered(self, in_force: int) -> None:
         """The highest generation that some signer uses, if it is above the one in force at two observations.

@@ -74,9 +74,6 @@ UNSEALED: Final = "unsealed"
 MOST_RECORDED: Final = 500
 """Operations that remain as an audit, the newest; one is some hundred bytes."""
 
-MOST_NAMED: Final = 10
-"""Clusters that a line of the audit names."""
-
 MOST_ARGUMENT: Final = 2000
 MOST_REFUSED: Final = 50  # at one reading; a script that ran for hours leaves thousands behind
 WAIT: Final = 20.0  # seconds for the leader to decide: it reads them every second
@@ -304,7 +301,7 @@ class OperationQueue:
     ) -> None:
         """Write its outcome, with a MAC; raises StateConflict where another leader was quicker.
 
-        ``before`` and ``after`` are what it changed, for the audit (:func:`summary_of`).
+        ``before`` and ``after`` are what it changed, for the audit.
         """
         decided = msgspec.structs.replace(
             operation,
@@ -346,21 +343,6 @@ class OperationQueue:
             if key in self._decided:
                 await self._store.delete(key)
                 self._decided.discard(key)
-
-
-def summary_of(record: RotationRecord) -> str:
-    """What operations change, in a line: the rotation's number and state, its wave, and the quarantines."""
-    rotation = record.rotation
-    said = "no rotation" if rotation is None else f"rotation {rotation.number} {rotation.state.value}"
-    if rotation is not None and rotation.wave:
-        said += f", wave {rotation.wave}"
-    clusters = sorted(record.quarantined)
-    if clusters:
-        more = f" and {len(clusters) - MOST_NAMED} more" if len(clusters) > MOST_NAMED else ""
-        said += f"; quarantined {', '.join(clusters[:MOST_NAMED])}{more}"
-    if record.compromised:
-        said += f"; compromised {len(record.compromised)}"
-    return said
 
 
 def _opened(key: str, stored: Stored | StateDamaged) -> tuple[Operation, str]:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from federation.controller.publication.joining import JoiningMemory
+from federation.core.audit import NONE, audit_fields
 from federation.core.documents.controller import Takeovers
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.keys import DIRECTIVES, ROTATION, TAKEOVERS
@@ -23,7 +24,10 @@ from federation.core.rotation.record import RotationRecord, Setback
 from federation.state.store import StateConflict, StateStore, Stored
 
 _logger = logging.getLogger(__name__)
+_audit = logging.getLogger("federation.controller.audit")
 
+MOST_NAMED: Final = 10
+"""Clusters that a line of the audit names."""
 
 MOST_APPLIED: Final = 50
 """Operations remembered as applied: one that was not answered is requested again within seconds."""
@@ -362,6 +366,21 @@ def _lost(what: str) -> StateUnavailable:
     )
 
 
+def summary_of(record: RotationRecord) -> str:
+    """What operations change, in a line: the rotation's number and state, its wave, and the quarantines."""
+    rotation = record.rotation
+    said = "no rotation" if rotation is None else f"rotation {rotation.number} {rotation.state.value}"
+    if rotation is not None and rotation.wave:
+        said += f", wave {rotation.wave}"
+    clusters = sorted(record.quarantined)
+    if clusters:
+        more = f" and {len(clusters) - MOST_NAMED} more" if len(clusters) > MOST_NAMED else ""
+        said += f"; quarantined {', '.join(clusters[:MOST_NAMED])}{more}"
+    if record.compromised:
+        said += f"; compromised {len(record.compromised)}"
+    return said
+
+
 def _log_changes(before: RotationRecord, after: RotationRecord) -> None:
     rotation = after.rotation
     known = before.rotation.history if before.rotation is not None else []
@@ -378,3 +397,19 @@ def _log_changes(before: RotationRecord, after: RotationRecord) -> None:
     for name in sorted(after.quarantined.keys() ^ before.quarantined.keys()):
         what = "quarantined" if name in after.quarantined else "released from quarantine"
         _logger.warning("the cluster %s is %s", name, what, extra={"cluster": name})
+    summaries = summary_of(before), summary_of(after)
+    if summaries[0] != summaries[1]:
+        _audit.info(
+            "the record of rotations: %s, before: %s",
+            summaries[1],
+            summaries[0],
+            extra=audit_fields(
+                "change_rotation",
+                actor="controller",  # by an operation, whose own lines say whose, or because a gate opened
+                actor_kind="leader",
+                source=NONE,
+                object="rotation",
+                before=summaries[0],
+                after=summaries[1],
+            ),
+        )

@@ -229,6 +229,7 @@ class SignerReport(
     issued: int = 0
     clusters: dict[str, SignerClusterReport] = {}
     unattributed: RefusalsReport = RefusalsReport()  # callers that no registered cluster can be found for
+    removed: RefusalsReport = RefusalsReport()  # callers that name a cluster which was registered until now
     shared_keys: list[SharedTokenKey] = []
     rejected_calls: RejectedCallsReport = RejectedCallsReport()
     connections_refused: RejectedCallsReport = RejectedCallsReport()

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from federation.core.documents.signer import REMOVED_CLUSTER, RejectedCallsReport, SharedTokenKey
-from federation.status.clusters import is_moving, unattributed_view, unproven_view
+from federation.core.documents.signer import RejectedCallsReport, SharedTokenKey
+from federation.status.clusters import is_moving, removed_view, unattributed_view, unproven_view
 from federation.status.findings.proof import names
 from federation.status.model import Attention, ClusterView, RefusedView
 from federation.status.snapshot import Snapshot, clock_time, elapsed
@@ -111,13 +111,23 @@ def unattributed_attention(snapshot: Snapshot) -> Iterator[Attention]:
     refused = unattributed_view(snapshot)
     if refused.recent:
         yield Attention(
-            # After a removal its workloads ask until they are stopped, and the hub's own probe for a moment.
-            severity="notice" if refused.reason == REMOVED_CLUSTER else "warning",
+            severity="warning",
             code="callers_of_no_cluster",
             detail=f"callers of no registered cluster are refused, the last one {_ago(snapshot, refused)}: "
             f"{_why(refused)}",
             where="signer",
             remedy=refused.remedy or "set global.multiCluster.clusterName to the registered cluster_id",
+        )
+    removed = removed_view(snapshot)
+    if removed.recent:
+        # Its workloads ask until they are stopped, and the hub's own probe for a moment.
+        yield Attention(
+            severity="notice",
+            code="callers_of_removed_cluster",
+            detail=f"callers of a cluster that was removed are refused, the last one {_ago(snapshot, removed)}: "
+            f"{_why(removed)}",
+            where="signer",
+            remedy=removed.remedy,
         )
 
 
